@@ -1,0 +1,31 @@
+# The two commands of the README: `make demo` and `make test`. Both set up `.venv` by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint types demo clean
+
+help:
+	@echo 'make test   set up .venv, then lint, types, doctests and the whole test suite'
+	@echo 'make lint   ruff alone;  make types   mypy alone'
+	@echo 'make clean  remove .venv and every cache'
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[experiments,test]'
+	touch $@
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

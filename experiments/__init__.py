@@ -1,0 +1,1 @@
+"""The experiment system around `supjax`: networks, data, training runs and reports."""

@@ -1,0 +1,124 @@
+"""Names for the trees that travel through the library, and the shape of a topology method."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+PyTree = Any
+"""Any pytree of arrays."""
+
+Params = Any
+"""A pytree of floating-point weights; plain nested dicts as linen gives them, or any other pytree."""
+
+Masks = Any
+"""The tree of the params with a `bool` leaf for every sparse weight and `None` for a dense one."""
+
+Scalar = jax.Array | float | int
+"""A Python number or an array of shape `()`."""
+
+Schedule = Callable[[Any], Any]
+"""A function `step -> value`, as in optax; `step` counts from 0 and may be traced."""
+
+LeafFilter = Callable[[str, Any], bool]
+"""A function `(path, leaf) -> is this weight sparse?`; paths look like `conv1/kernel`."""
+
+
+class Ticket(NamedTuple):
+    """One sparse network: what a cycle of sparse training yields, and what superposition returns.
+
+    Attributes:
+      params: the weights; every weight outside its mask is exactly zero.
+      masks: the params' tree with `bool` leaves, `None` where the leaf is dense.
+      batch_stats: running statistics of batch norm (linen's collection), or an empty dict.
+
+    >>> import jax.numpy as jnp
+    >>> Ticket({"kernel": jnp.zeros((2, 3))}, {"kernel": jnp.zeros((2, 3), bool)}).batch_stats
+    {}
+    """
+
+    params: Params
+    masks: Masks
+    batch_stats: PyTree = {}  # noqa: RUF012  (never mutated: trees are values)
+
+
+class TopologyState(NamedTuple):
+    """What a sparse-training method carries from step to step; arrays only.
+
+    Attributes:
+      masks: the current masks (see `Ticket.masks`).
+      ever_active: masks of the weights that have been active at least once, for the
+        in-time over-parameterization rate R_s (Liu et al., ICML 2021, section 3).
+      extra: the method's own state, `()` for most methods.
+    """
+
+    masks: Masks
+    ever_active: Masks
+    extra: PyTree = ()
+
+
+class TopologyInitFn(Protocol):
+    """Draws or computes the first masks."""
+
+    def __call__(
+        self,
+        key: jax.Array,
+        params: Params,
+        *,
+        loss_fn: Callable[[Params], jax.Array] | None = None,
+        output_fn: Callable[[Params], jax.Array] | None = None,
+    ) -> TopologyState:
+        """Return the state at step 0; the key is consumed.
+
+        Args:
+          key: typed PRNG key.
+          params: the initial, still dense weights.
+          loss_fn: `params -> scalar loss` on data; SNIP and GraSP need it.
+          output_fn: `params -> outputs` for an all-ones input; SynFlow needs it.
+        """
+        ...
+
+
+class TopologyUpdateFn(Protocol):
+    """Moves the masks once."""
+
+    def __call__(
+        self,
+        key: jax.Array,
+        grads: Params,
+        state: TopologyState,
+        params: Params,
+        step: Scalar,
+        *,
+        drop_fraction: Scalar | None = None,
+    ) -> TopologyState:
+        """Return the state after one topology update; the key is consumed.
+
+        Args:
+          key: typed PRNG key, the same on all devices.
+          grads: dense gradient of the current mini-batch, without weight decay.
+          state: the state before.
+          params: the current (masked) weights.
+          step: index of the current training step, from 0; may be traced.
+          drop_fraction: share of active weights to drop in every layer; overrides the method's
+            own schedule (a cycle's exploration passes its p here). May be traced.
+        """
+        ...
+
+
+class TopologyTransform(NamedTuple):
+    """A sparse-training method as a bundle of pure functions.
+
+    Attributes:
+      init: see `TopologyInitFn`.
+      update: see `TopologyUpdateFn`; the caller applies the new masks to weights and momentum.
+      due: `step -> bool`, whether a periodic update belongs to this step; works on ints and
+        on traced integers.
+      observe: `(grads, state) -> state`, run at every training step, or None for the methods
+        that need no memory of past gradients (all but SNFS).
+    """
+
+    init: TopologyInitFn
+    update: TopologyUpdateFn
+    due: Callable[[Any], Any]
+    observe: Callable[[Params, TopologyState], TopologyState] | None = None
