@@ -1,0 +1,369 @@
+"""Batch-norm statistics: averages, re-estimation, and the authors' own numbers."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supjax.batch_stats import average_batch_stats, recompute_batch_stats
+from supjax.types import Ticket
+
+
+class TorchNorm(nn.Module):
+    """Stores the unbiased variance and counts its batches, as PyTorch does."""
+
+    train: bool
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x):
+        shape = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        steps = self.variable("batch_stats", "steps", jnp.zeros, (), jnp.int32)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        axes = tuple(range(x.ndim - 1))
+        now = (x.mean(axes), x.var(axes)) if self.train else (mean.value, var.value)
+        if self.train and not self.is_initializing():
+            n = x.size // x.shape[-1]
+            mean.value += (1 - self.momentum) * (now[0] - mean.value)
+            var.value += (1 - self.momentum) * (now[1] * n / (n - 1) - var.value)
+            steps.value += 1
+        channels = (1,) * (x.ndim - 1) + shape
+        centred = (x - now[0].reshape(channels)) * jax.lax.rsqrt(now[1].reshape(channels) + 1e-5)
+        return centred * scale.reshape(channels) + bias.reshape(channels)
+
+
+class Net(nn.Module):
+    """The small network of the authors' vectors: conv, norm, ReLU, conv, norm."""
+
+    momentum: float = 0.9
+    torch: bool = False
+
+    def norm(self, train, name):
+        if self.torch:
+            return TorchNorm(train, self.momentum, name=name)
+        return nn.BatchNorm(not train, momentum=self.momentum, name=name)
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(6, (3, 3), use_bias=False, name="conv1")(x)
+        x = nn.relu(self.norm(train, "bn1")(x))
+        x = nn.Conv(5, (3, 3), strides=2, padding="VALID", name="conv2")(x)
+        return self.norm(train, "bn2")(x)
+
+
+def training(model):
+    return partial(model.apply, train=True, mutable=["batch_stats"])
+
+
+def ticket_of(model, x):
+    variables = model.init(jax.random.key(0), x, train=True)
+    params = variables.get("params", {})
+    return Ticket(params, jax.tree.map(lambda leaf: None, params), variables["batch_stats"])
+
+
+@pytest.fixture(scope="module")
+def vectors(golden_folder):
+    with np.load(golden_folder / "bn_reestimate.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def images(vectors):
+    return [vectors[f"in/batch{i}"].transpose(0, 2, 3, 1) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def golden_ticket(vectors):
+    state = {key.removeprefix("in/state/"): value for key, value in vectors.items()}
+
+    def norm(index, side):
+        names = {
+            "params": {"weight": "scale", "bias": "bias"},
+            "batch_stats": {"running_mean": "mean", "running_var": "var"},
+        }[side]
+        return {new: state[f"{index}.{old}"] for old, new in names.items()}
+
+    def kernel(index):
+        return state[f"{index}.weight"].transpose(2, 3, 1, 0)
+
+    params = {
+        "conv1": {"kernel": kernel(0)},
+        "bn1": norm(1, "params"),
+        "conv2": {"kernel": kernel(3), "bias": state["3.bias"]},
+        "bn2": norm(4, "params"),
+    }
+    stats = {"bn1": norm(1, "batch_stats"), "bn2": norm(4, "batch_stats")}
+    return Ticket(params, jax.tree.map(lambda _: None, params), stats)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_reproduces_the_reference_vectors(vectors, images, golden_ticket, momentum, count):
+    model = Net(momentum)
+    found = recompute_batch_stats(
+        training(model), golden_ticket, images[:count], variance="unbiased"
+    )
+    for name, index in (("bn1", 1), ("bn2", 4)):
+        for leaf, key in (("mean", "running_mean"), ("var", "running_var")):
+            expected = vectors[f"update_bn/batches{count}/state/{index}.{key}"]
+            np.testing.assert_allclose(
+                found.batch_stats[name][leaf], expected, rtol=1e-6, atol=1e-6
+            )
+    output = model.apply(
+        {"params": found.params, "batch_stats": found.batch_stats}, images[2], train=False
+    )
+    expected = vectors[f"update_bn/batches{count}/eval_output_batch2"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_store_the_unbiased_variance_give_the_same(images, golden_ticket):
+    model = Net(torch=True)
+    stats = {
+        name: {**leaves, "steps": jnp.array(37)}
+        for name, leaves in golden_ticket.batch_stats.items()
+    }
+    ticket = golden_ticket._replace(batch_stats=stats)
+    run = partial(recompute_batch_stats, training(model), ticket, images)
+    stored = run().batch_stats["bn1"]
+    plain = partial(recompute_batch_stats, training(Net()), golden_ticket, images)
+    np.testing.assert_allclose(
+        stored["var"], plain(variance="unbiased").batch_stats["bn1"]["var"], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        run(variance="biased", stored="unbiased").batch_stats["bn1"]["var"],
+        plain().batch_stats["bn1"]["var"],
+        rtol=1e-5,
+    )
+    np.testing.assert_array_equal(
+        run(variance="unbiased", stored="unbiased").batch_stats["bn1"]["var"], stored["var"]
+    )
+    assert stored["steps"] == 37
+
+
+def test_weighting_by_example_is_the_pooled_mean():
+    model = nn.BatchNorm(use_running_average=False, momentum=0.7)
+    apply_fn = partial(model.apply, mutable=["batch_stats"])
+    batches = [np.array([[1.0], [2.0], [6.0]], np.float32), np.array([[11.0]], np.float32)]
+    variables = model.init(jax.random.key(0), batches[0])
+    ticket = Ticket(variables["params"], {"scale": None, "bias": None}, variables["batch_stats"])
+    by_batch = recompute_batch_stats(apply_fn, ticket, batches).batch_stats
+    by_example = recompute_batch_stats(apply_fn, ticket, batches, weighting="example").batch_stats
+    np.testing.assert_allclose(by_batch["mean"], [(3 + 11) / 2], rtol=1e-6)
+    np.testing.assert_allclose(by_example["mean"], [(3 * 3 + 11) / 4], rtol=1e-6)
+    np.testing.assert_allclose(by_batch["var"], [14 / 3 / 2], rtol=1e-5)
+    np.testing.assert_allclose(by_example["var"], [14 / 4], rtol=1e-5)
+
+
+def test_a_generator_of_tuples_compiles_once_per_shape(images):
+    calls = []
+    model = Net()
+
+    def apply_fn(variables, x, scale):
+        calls.append(x.shape)
+        return model.apply(variables, x * scale, train=True, mutable=["batch_stats"])
+
+    ticket = ticket_of(model, images[0])
+    two = jnp.float32(2)
+    first = recompute_batch_stats(apply_fn, ticket, ((x, two) for x in images[:2]))
+    traces = len(calls)
+    assert traces == 2  # the momentum, then the moments
+    recompute_batch_stats(apply_fn, first, [(x, two) for x in images[:2] * 3])
+    assert len(calls) == traces
+    scaled = recompute_batch_stats(training(model), ticket, [2 * x for x in images[:2]])
+    jax.tree.map(np.testing.assert_array_equal, first, scaled)
+
+
+def test_dtypes_are_kept(images):
+    ticket = ticket_of(Net(), images[0])
+    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), ticket.batch_stats)
+    found = recompute_batch_stats(training(Net()), ticket._replace(batch_stats=halves), images[:1])
+    exact = recompute_batch_stats(training(Net()), ticket, images[:1])
+    jax.tree.map(
+        lambda half, full: np.testing.assert_array_equal(half, full.astype(jnp.bfloat16)),
+        found.batch_stats,
+        exact.batch_stats,
+    )
+
+
+class Hidden(nn.Module):
+    """A running average whose slope cannot be read: it hides behind `stop_gradient`."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, ())
+        mean.value = jax.lax.stop_gradient(0.9 * mean.value + 0.1 * x.mean())
+        return x
+
+
+class Multiplied(nn.Module):
+    """A statistic that no batch moment can be read off."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        value = self.variable("batch_stats", "value", jnp.ones, (2,))
+        value.value = value.value * x.mean(0)
+        return x
+
+
+class Other(nn.Module):
+    """A running average outside any leaf named `var`."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, ())
+        mean.value = 0.5 * mean.value + 0.5 * x.mean()
+        return x
+
+
+X = np.array([[1.0, 2.0], [5.0, 7.0]], np.float32)
+
+
+class Norm(nn.Module):
+    """One layer of batch norm."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.BatchNorm(not train, name="bn")(x)
+
+
+def plain_function(variables, x):
+    stats = variables["batch_stats"]
+    return x, {"batch_stats": {"var": 0.5 * stats["var"] + 0.5 * x.var(0)}}
+
+
+def recompute(model, *, batches=(X,), ticket=None, apply_fn=None, **options):
+    ticket = ticket_of(model, X) if ticket is None else ticket
+    return recompute_batch_stats(apply_fn or training(model), ticket, batches, **options)
+
+
+def recompute_in_evaluation_mode():
+    return recompute(Norm(), apply_fn=partial(training(Norm()), train=False))
+
+
+def recompute_plain_function(*names):
+    ticket = Ticket({}, {}, {name: jnp.ones(2) for name in names})
+    return recompute_batch_stats(plain_function, ticket, [X], variance="unbiased")
+
+
+BAD = [
+    (
+        partial(recompute, Norm(), weighting="pixel"),
+        "weighting must be one of ['batch', 'example']",
+    ),
+    (
+        partial(recompute, Norm(), variance="sample"),
+        "variance must be one of ['as_stored', 'biased",
+    ),
+    (
+        partial(recompute, Norm(), stored="sample"),
+        "stored must be one of ['biased', 'unbiased'], got",
+    ),
+    (
+        partial(recompute, Norm(), batches=iter(())),
+        "batches is empty: at least one batch is needed",
+    ),
+    (
+        partial(recompute, Norm(), ticket=Ticket({}, {})),
+        "the ticket has no batch_stats to estimate",
+    ),
+    (
+        recompute_in_evaluation_mode,
+        "apply_fn leaves batch_stats 'bn/mean' as it was: apply the model in training mode",
+    ),
+    (
+        partial(recompute_plain_function, "mean", "var"),
+        "apply_fn and the ticket have different batch_stats: see 'mean'",
+    ),
+    (partial(recompute, Hidden()), "batch_stats 'mean' is no running average of batch moments"),
+    (
+        partial(recompute, Multiplied()),
+        "batch_stats 'value' is no running average of batch moments",
+    ),
+    (
+        partial(recompute, Other(), variance="unbiased"),
+        "batch_stats hold no leaf named 'var' to convert",
+    ),
+    (
+        partial(recompute, Norm(), batches=[X[:1]], variance="unbiased"),
+        "the unbiased variance 'bn/var' needs at least 2 values, got 1",
+    ),
+    (
+        partial(recompute_plain_function, "var"),
+        "no linen module owns batch_stats 'var': its values cannot be counted",
+    ),
+    (
+        partial(recompute, Norm(), batches=[()], weighting="example"),
+        "weighting='example' needs batches with a leading axis of examples",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input_ends_in_one_line(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_apply_fn_without_updates_is_refused():
+    apply_fn = partial(Norm().apply, train=False)
+    with pytest.raises(TypeError, match=r"must return \(outputs, {'batch_stats'"):
+        recompute(Norm(), apply_fn=apply_fn)
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=6))
+def test_folding_gives_the_mean(values):
+    trees = [{"bn": [jnp.float32(v), jnp.bfloat16(v)], "steps": jnp.int32(v)} for v in values]
+    running = trees[0]
+    for count, tree in enumerate(trees[1:], start=2):
+        running = average_batch_stats(running, tree, count)
+    np.testing.assert_allclose(running["bn"][0], np.mean(values), rtol=1e-5, atol=1e-3)
+    assert running["bn"][1].dtype == jnp.bfloat16
+    assert running["steps"].dtype == jnp.int32
+    assert abs(running["steps"] - np.mean(values)) <= len(values)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint32, jnp.uint8])
+def test_counters_are_rounded(dtype):
+    running = {"steps": jnp.array(100, dtype)}
+    for new, count, expected in ((107, 4, 102), (90, 2, 95), (100, 1, 100)):
+        found = average_batch_stats(running, {"steps": jnp.array(new, dtype)}, count)["steps"]
+        assert found.dtype == dtype
+        assert found == expected
+
+
+def test_large_counters_stay_exact():
+    big = 2**31 - 10
+    found = average_batch_stats(jnp.int32(big), jnp.int32(big + 6), 2)
+    assert found == big + 3
+
+
+def test_the_count_may_be_traced():
+    fold = jax.jit(lambda *args: average_batch_stats(*args))
+    a, b = jnp.array([1.0, 2.0]), jnp.array([5.0, 0.0])
+    np.testing.assert_array_equal(fold(a, b, 2), [3.0, 1.0])
+    np.testing.assert_array_equal(fold(a, b, 1), b)
+    assert fold._cache_size() == 1
+    assert average_batch_stats({}, {}, 3) == {}
+
+
+@pytest.mark.parametrize(
+    ("new", "count", "message"),
+    [
+        ({"mean": jnp.ones(1)}, 0, "count must be at least 1, got 0"),
+        ({"mean": jnp.ones(1)}, float("nan"), "count must be at least 1, got nan"),
+        ({"var": jnp.ones(1)}, 2, "the statistics differ in structure"),
+    ],
+)
+def test_bad_averages_end_in_one_line(new, count, message):
+    with pytest.raises(ValueError, match=message):
+        average_batch_stats({"mean": jnp.ones(1)}, new, count)
