@@ -21,6 +21,7 @@ from supjax.batch_moments import (
     replace_stats,
 )
 from supjax.checks import check_choice
+from supjax.masks import path_str
 from supjax.types import PyTree, Scalar, Ticket
 
 
@@ -49,8 +50,8 @@ def average_batch_stats(running: PyTree, new: PyTree, count: Scalar) -> PyTree:
     """
     if not isinstance(count, jax.core.Tracer) and not count >= 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    if (a := jax.tree.structure(running)) != (b := jax.tree.structure(new)):
-        raise ValueError(f"the statistics differ in structure: {a} and {b}")
+    if odd := _paths(running) ^ _paths(new):
+        raise ValueError(f"the statistics differ in structure: only one side has {min(odd)!r}")
 
     def fold(old: Any, leaf: Any) -> jax.Array:
         old, leaf = jnp.asarray(old), jnp.asarray(leaf)
@@ -149,6 +150,10 @@ def recompute_batch_stats(
 
 
 _fold = jax.jit(average_batch_stats)
+
+
+def _paths(tree: PyTree) -> set[str]:
+    return {path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def _examples(inputs: tuple[Any, ...]) -> int:

@@ -9,7 +9,7 @@ PyTree = Any
 """Any pytree of arrays."""
 
 Params = Any
-"""A pytree of floating-point weights; plain nested dicts as linen gives them, or any other pytree."""
+"""A pytree of floating-point weights: nested dicts as linen gives them, or any other pytree."""
 
 Masks = Any
 """The tree of the params with a `bool` leaf for every sparse weight and `None` for a dense one."""
@@ -114,6 +114,7 @@ class TopologyTransform(NamedTuple):
       update: see `TopologyUpdateFn`; the caller applies the new masks to weights and momentum.
       due: `step -> bool`, whether a periodic update belongs to this step; works on ints and
         on traced integers.
+      drop_fraction: `step -> share` of active weights that a periodic update moves.
       observe: `(grads, state) -> state`, run at every training step, or None for the methods
         that need no memory of past gradients (all but SNFS).
     """
@@ -121,4 +122,5 @@ class TopologyTransform(NamedTuple):
     init: TopologyInitFn
     update: TopologyUpdateFn
     due: Callable[[Any], Any]
+    drop_fraction: Schedule
     observe: Callable[[Params, TopologyState], TopologyState] | None = None

@@ -1,0 +1,106 @@
+"""supjax: sparse training in JAX, and superposition of the tickets it yields.
+
+The public surface and nothing else; every name is documented where it is defined.
+"""
+
+from supjax import topologies
+from supjax.batch_stats import average_batch_stats, recompute_batch_stats
+from supjax.densities import erk, init_masks, uniform
+from supjax.masks import (
+    apply_masks,
+    count_active,
+    count_maskable,
+    default_filter,
+    dense_masks,
+    density,
+    hamming,
+    iou,
+    nonzero_masks,
+    summary,
+)
+from supjax.plan import CyclePlan
+from supjax.prune_grow import prune_and_grow, prune_globally
+from supjax.schedules import (
+    constant_fraction,
+    cosine_fraction,
+    cubic_density_ramp,
+    cyclic_schedule,
+    every,
+    staged_fraction,
+    step_decay_schedule,
+    sup_tickets_schedule,
+)
+from supjax.selection import global_top_k_masks, top_k_mask
+from supjax.sparsify import (
+    SparsifyState,
+    mask_optimizer_state,
+    sparse_params,
+    sparsify,
+    sparsify_state,
+)
+from supjax.superpose import initial_active, next_active, superpose, superpose_step
+from supjax.topologies import make_topology
+from supjax.training import (
+    TrainState,
+    create_train_state,
+    data_parallel,
+    make_eval_step,
+    make_topology_step,
+    make_train_step,
+    split_batch,
+)
+from supjax.types import Ticket, TopologyState, TopologyTransform
+from supjax.version import __version__
+
+__all__ = [
+    "CyclePlan",
+    "SparsifyState",
+    "Ticket",
+    "TopologyState",
+    "TopologyTransform",
+    "TrainState",
+    "__version__",
+    "apply_masks",
+    "average_batch_stats",
+    "constant_fraction",
+    "cosine_fraction",
+    "count_active",
+    "count_maskable",
+    "create_train_state",
+    "cubic_density_ramp",
+    "cyclic_schedule",
+    "data_parallel",
+    "default_filter",
+    "dense_masks",
+    "density",
+    "erk",
+    "every",
+    "global_top_k_masks",
+    "hamming",
+    "init_masks",
+    "initial_active",
+    "iou",
+    "make_eval_step",
+    "make_topology",
+    "make_topology_step",
+    "make_train_step",
+    "mask_optimizer_state",
+    "next_active",
+    "nonzero_masks",
+    "prune_and_grow",
+    "prune_globally",
+    "recompute_batch_stats",
+    "sparse_params",
+    "sparsify",
+    "sparsify_state",
+    "split_batch",
+    "staged_fraction",
+    "step_decay_schedule",
+    "summary",
+    "sup_tickets_schedule",
+    "superpose",
+    "superpose_step",
+    "top_k_mask",
+    "topologies",
+    "uniform",
+]

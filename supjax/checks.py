@@ -1,0 +1,56 @@
+"""Checks of static arguments: one line that names the value and what is allowed."""
+
+
+def check_density(value: float, name: str = "density") -> float:
+    """Return `value` if it is a density, a number in (0, 1]; raise `ValueError` otherwise.
+
+    >>> check_density(1.5)
+    Traceback (most recent call last):
+      ...
+    ValueError: density must be in (0, 1], got 1.5
+    """
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"{name} must be in (0, 1], got {value!r}")
+    return value
+
+
+def check_fraction(value: float, name: str) -> float:
+    """Return `value` if it is a number in [0, 1]; raise `ValueError` otherwise.
+
+    >>> check_fraction(0.5, "drop_fraction")
+    0.5
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
+    return value
+
+
+def check_count(value: int, name: str, least: int = 1) -> int:
+    """Return `value` if it is an integer of at least `least`; raise `ValueError` otherwise.
+
+    >>> check_count(0, "interval")
+    Traceback (most recent call last):
+      ...
+    ValueError: interval must be an integer of at least 1, got 0
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+def check_choice(value: str, name: str, allowed: object) -> str:
+    """Return `value` if it is one of the allowed names; raise `ValueError` listing them otherwise.
+
+    >>> check_choice("ert", "distribution", ["erk", "uniform"])
+    Traceback (most recent call last):
+      ...
+    ValueError: distribution must be one of ['erk', 'uniform'], got 'ert'
+    """
+    names = sorted(allowed)  # type: ignore[call-overload]
+    if value not in names:
+        raise ValueError(f"{name} must be one of {names}, got {value!r}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, bool)

@@ -1,0 +1,170 @@
+"""Layer densities, and random masks that hold them exactly."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import jax
+
+from supjax.allocation import budget, exact, largest_remainder
+from supjax.checks import check_choice, check_density
+from supjax.masks import is_none, leaf_key, map_maskable, path_str
+from supjax.selection import top_k_mask
+from supjax.types import LeafFilter, Masks, Params, PyTree
+
+
+def _maskable_shapes(params: Params, filter_fn: LeafFilter | None) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    map_maskable(lambda path, w: shapes.setdefault(path, w.shape), params, filter_fn)
+    if not shapes:
+        raise ValueError(
+            "params hold no maskable weight (2 or 4 dimensions, or filter_fn's choice)"
+        )
+    return shapes
+
+
+def _as_tree(values: dict[str, float], params: Params, filter_fn: LeafFilter | None) -> PyTree:
+    return map_maskable(lambda path, _: values[path], params, filter_fn)
+
+
+def erk(params: Params, density: float, filter_fn: LeafFilter | None = None) -> PyTree:
+    """Return Erdos-Renyi-Kernel densities, `d_l = eps * sum(dims_l) / prod(dims_l)`.
+
+    eps is solved so that `sum_l d_l n_l = density * N`. While any layer exceeds 1, all layers
+    with the largest score become dense and eps is solved again.
+
+    Args:
+      params: weights (arrays or `jax.ShapeDtypeStruct`s; only shapes are read).
+      density: target over all maskable weights together, in (0, 1].
+      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+
+    Returns:
+      The params' tree with a float density on maskable leaves, `None` on the others.
+
+    Raises:
+      ValueError: if density is outside (0, 1] or nothing is maskable.
+
+    Source: Evci et al., *Rigging the Lottery*, ICML 2020, section 3 and appendix.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"a": jnp.zeros((784, 300)), "b": jnp.zeros((300, 100)), "c": jnp.zeros((100, 10))}
+    >>> {name: round(d, 6) for name, d in erk(params, 0.1).items()}
+    {'a': 0.079568, 'b': 0.230189, 'c': 1.0}
+    """
+    check_density(density)
+    shapes = _maskable_shapes(params, filter_fn)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    score = {n: sum(s) / sizes[n] for n, s in shapes.items() if sizes[n] > 0}
+    dense: set[str] = set()
+    target = float(density) * sum(sizes.values())
+    while True:
+        free = [name for name in score if name not in dense]
+        if not free:
+            eps = 0.0
+            break
+        eps = (target - sum(sizes[n] for n in dense)) / sum(score[n] * sizes[n] for n in free)
+        largest = max(score[name] for name in free)
+        if eps * largest <= 1:
+            break
+        dense |= {name for name in free if score[name] == largest}
+    values = {n: 1.0 if n in dense else eps * score.get(n, 0.0) for n in shapes}
+    return _as_tree(values, params, filter_fn)
+
+
+def uniform(
+    params: Params,
+    density: float,
+    filter_fn: LeafFilter | None = None,
+    *,
+    dense_layer: str | None = None,
+) -> PyTree:
+    """Return the same density everywhere, `d_l = density`; one named layer may stay dense.
+
+    Args:
+      params: weights (only shapes are read).
+      density: in (0, 1].
+      filter_fn: which leaves are maskable.
+      dense_layer: path of a maskable leaf with density 1, usually the first convolution. The
+        other layers keep `density`, so the total lies above it.
+
+    Returns:
+      The params' tree with a float density on maskable leaves, `None` on the others.
+
+    Raises:
+      ValueError: if density is outside (0, 1], nothing is maskable, or no such leaf exists.
+
+    >>> import jax.numpy as jnp
+    >>> uniform({"a": jnp.zeros((2, 3)), "b": jnp.zeros(3)}, 0.5)
+    {'a': 0.5, 'b': None}
+    """
+    check_density(density)
+    values = dict.fromkeys(_maskable_shapes(params, filter_fn), float(density))
+    if dense_layer is not None:
+        if dense_layer not in values:
+            raise ValueError(f"no maskable leaf {dense_layer!r}; there are {sorted(values)}")
+        values[dense_layer] = 1.0
+    return _as_tree(values, params, filter_fn)
+
+
+DISTRIBUTIONS = {"erk": erk, "uniform": uniform}
+"""Name -> function `(params, density, filter_fn) -> tree of layer densities`."""
+
+
+def layer_counts(params: Params, densities: PyTree, total: int) -> dict[str, int]:
+    """Return the integer budget of every layer, `d_l n_l` rounded so that they add up to `total`.
+
+    Largest remainders get the units that rounding down leaves, so every count is within one of
+    `d_l n_l`. No layer is left empty while the total allows one weight each: an empty layer
+    would never grow again.
+    """
+    weights = jax.tree_util.tree_flatten_with_path(params)[0]
+    values = jax.tree.leaves(densities, is_leaf=is_none)
+    sizes = {
+        path_str(path): (w.size, exact(d))
+        for (path, w), d in zip(weights, values, strict=True)
+        if d is not None
+    }
+    shares: list[Fraction] = [d * size for size, d in sizes.values()]
+    counts = largest_remainder(shares, [size for size, _ in sizes.values()], total, floor=1)
+    return dict(zip(sizes, counts, strict=True))
+
+
+def init_masks(
+    key: jax.Array,
+    params: Params,
+    density: float,
+    distribution: str = "erk",
+    filter_fn: LeafFilter | None = None,
+) -> Masks:
+    """Draw random masks with exact counts: `round(density * N)` active weights in total.
+
+    Args:
+      key: typed PRNG key; the key is consumed. Each leaf's own key comes from its path.
+      params: weights (only shapes and dtypes are read).
+      density: share of kept weights over all maskable ones, in (0, 1].
+      distribution: "erk" or "uniform".
+      filter_fn: which leaves are maskable.
+
+    Returns:
+      The params' tree with `bool` masks, `None` where the leaf is dense.
+
+    Raises:
+      ValueError: if density or distribution is not allowed, or nothing is maskable.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> params = {"bias": jnp.zeros(5), "kernel": jnp.zeros((4, 5))}
+    >>> masks = init_masks(jax.random.key(0), params, density=0.25)
+    >>> int(masks["kernel"].sum()), masks["bias"]
+    (5, None)
+    """
+    check_choice(distribution, "distribution", DISTRIBUTIONS)
+    densities = DISTRIBUTIONS[distribution](params, density, filter_fn)
+    size = sum(math.prod(shape) for shape in _maskable_shapes(params, filter_fn).values())
+    counts = layer_counts(params, densities, budget(density, size))
+
+    def draw(path: str, weight: Any) -> jax.Array:
+        scores = jax.random.uniform(leaf_key(key, path), weight.shape)
+        return top_k_mask(scores, counts[path])
+
+    return map_maskable(draw, params, filter_fn)

@@ -1,0 +1,281 @@
+"""Mask algebra over pytrees: which weights are sparse, applying, counting, comparing, printing.
+
+A mask tree has the params' structure with `bool` leaves, and `None` where a weight stays dense.
+Trees are mapped params first, `jax.tree.map(f, params, masks)`: a masks-first map meets `None`
+where the params have a leaf and raises.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supjax.types import LeafFilter, Masks, Params, PyTree
+
+
+def is_none(node: Any) -> bool:
+    """Tell `None` apart: the `is_leaf` of maps that must see dense leaves."""
+    return node is None
+
+
+def path_str(path: Any) -> str:
+    """Return the readable form of a key path, such as `conv1/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def default_filter(path: str, leaf: Any) -> bool:
+    """Say whether a leaf is a kernel, that is a floating-point weight with 2 or 4 dimensions.
+
+    Biases, batch-norm scales and scalars stay dense (METHOD: masks live on kernels, the first
+    convolution and the classifier included).
+
+    >>> import jax.numpy as jnp
+    >>> default_filter("dense/kernel", jnp.zeros((3, 4))), default_filter("bias", jnp.zeros(4))
+    (True, False)
+    """
+    del path
+    return leaf.ndim in (2, 4) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def map_maskable(
+    f: Callable[[str, Any], Any], params: Params, filter_fn: LeafFilter | None = None
+) -> PyTree:
+    """Return the params' tree with `f(path, leaf)` on maskable leaves and `None` on the others."""
+    chosen = default_filter if filter_fn is None else filter_fn
+
+    def one(path: Any, leaf: Any) -> Any:
+        name = path_str(path)
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"params must be arrays, got {type(leaf).__name__} at {name!r}")
+        if not chosen(name, leaf):
+            return None
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"only floating-point weights can be sparse, got {leaf.dtype} at {name!r}"
+            )
+        return f(name, leaf)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def leaf_key(key: jax.Array, path: str) -> jax.Array:
+    """Derive the key of one leaf from its path, so that a new layer reshuffles no other."""
+    return jax.random.fold_in(key, zlib.crc32(path.encode()))
+
+
+def paired(params: Params, masks: Masks) -> Iterator[tuple[str, Any, Any]]:
+    """Yield `(path, weight, mask or None)` leaf by leaf; both trees must match.
+
+    Raises:
+      ValueError: if the trees differ, naming the path.
+    """
+    check_masks(params, masks)
+    weights = jax.tree_util.tree_flatten_with_path(params)[0]
+    flags = jax.tree.leaves(masks, is_leaf=is_none)
+    for (path, weight), mask in zip(weights, flags, strict=True):
+        yield path_str(path), weight, mask
+
+
+def check_masks(params: Params, masks: Masks) -> None:
+    """Raise a one-line `ValueError` or `TypeError` unless `masks` are masks of `params`.
+
+    >>> import jax.numpy as jnp
+    >>> check_masks({"w": jnp.ones((2, 2))}, {"w": jnp.ones((2, 3), bool)})
+    Traceback (most recent call last):
+      ...
+    ValueError: mask at 'w' has shape (2, 3), the weight (2, 2)
+    """
+    weights = {path_str(p): w for p, w in jax.tree_util.tree_flatten_with_path(params)[0]}
+    flags = {
+        path_str(p): m for p, m in jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_none)[0]
+    }
+    missing = [*(weights.keys() - flags.keys()), *(flags.keys() - weights.keys())]
+    if missing:
+        name = min(missing)
+        side = "masks" if name in weights else "params"
+        raise ValueError(f"params and masks differ: {side} have no leaf at {name!r}")
+    for name, mask in flags.items():
+        if mask is None:
+            continue
+        if mask.dtype != jnp.bool_:
+            raise TypeError(f"mask at {name!r} must be bool, got {mask.dtype}")
+        if mask.shape != weights[name].shape:
+            raise ValueError(
+                f"mask at {name!r} has shape {mask.shape}, the weight {weights[name].shape}"
+            )
+
+
+def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
+    """Set every masked-out entry to exactly zero: `x * m`, also where `x` is NaN or infinite.
+
+    Args:
+      tree: params, gradients or any tree of the params' structure.
+      masks: its masks; `None` leaves a leaf as it is.
+
+    Returns:
+      The masked tree; shapes and dtypes are kept.
+
+    Raises:
+      ValueError: if the trees or shapes differ (the path is named).
+
+    >>> import jax.numpy as jnp
+    >>> params = {"bias": jnp.ones(2), "kernel": jnp.array([[1.0, jnp.inf]])}
+    >>> apply_masks(params, {"bias": None, "kernel": jnp.array([[True, False]])})["kernel"]
+    Array([[1., 0.]], dtype=float32)
+    """
+    check_masks(tree, masks)
+    return jax.tree.map(
+        lambda x, m: x if m is None else jnp.where(m, x, jnp.zeros((), x.dtype)), tree, masks
+    )
+
+
+def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
+    """Return masks that keep everything, `None` on the leaves that are never sparse.
+
+    >>> import jax.numpy as jnp
+    >>> dense_masks({"bias": jnp.ones(2), "kernel": jnp.ones((1, 2))})
+    {'bias': None, 'kernel': Array([[ True,  True]], dtype=bool)}
+    """
+    return map_maskable(lambda _, w: jnp.ones(w.shape, bool), params, filter_fn)
+
+
+def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
+    """Read masks off the non-zeros of maskable weights: `m = (w != 0)`.
+
+    >>> import jax.numpy as jnp
+    >>> nonzero_masks({"kernel": jnp.array([[0.0, -2.0]])})["kernel"]
+    Array([[False,  True]], dtype=bool)
+    """
+    return map_maskable(lambda _, w: w != 0, params, filter_fn)
+
+
+def as_masks(masks_or_params: PyTree) -> Masks:
+    """Return masks unchanged, and of params the masks of their non-zeros."""
+    leaves = jax.tree.leaves(masks_or_params)
+    if all(leaf.dtype == jnp.bool_ for leaf in leaves):
+        return masks_or_params
+    return nonzero_masks(masks_or_params)
+
+
+def _total(counts: list[Any]) -> Any:
+    """Add counts: exactly, as a Python int, when they are concrete; as int32 under a trace."""
+    if any(isinstance(count, jax.core.Tracer) for count in counts):
+        return sum(counts[1:], start=counts[0])
+    return sum(int(count) for count in counts)
+
+
+def count_active(masks_or_params: PyTree) -> Any:
+    """Count active weights, `sum(m)`, over maskable leaves; zero biases do not count.
+
+    Args:
+      masks_or_params: masks, or params whose non-zeros are counted.
+
+    Returns:
+      A Python int (exact at any size); under a trace an int32 scalar.
+
+    >>> import jax.numpy as jnp
+    >>> count_active({"bias": None, "kernel": jnp.array([[True, False, True]])})
+    2
+    """
+    return _total([jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(as_masks(masks_or_params))])
+
+
+def count_maskable(masks_or_params: PyTree) -> int:
+    """Count the weights that could be active: N of METHOD, the size of all masks.
+
+    >>> import jax.numpy as jnp
+    >>> count_maskable({"bias": jnp.ones(2), "kernel": jnp.zeros((2, 3))})
+    6
+    """
+    return sum(m.size for m in jax.tree.leaves(as_masks(masks_or_params)))
+
+
+def density(masks_or_params: PyTree) -> Any:
+    """Return the share of kept weights, `count_active / count_maskable`, in [0, 1].
+
+    Raises:
+      ValueError: if no leaf is maskable, or all of them are empty.
+
+    >>> import jax.numpy as jnp
+    >>> density({"kernel": jnp.array([[True, False, False, False]])})
+    0.25
+    """
+    size = count_maskable(masks_or_params)
+    if size == 0:
+        raise ValueError("density of a tree without maskable weights is undefined")
+    return count_active(masks_or_params) / size
+
+
+def _both(f: Callable[[Any, Any], Any], first: Masks, second: Masks) -> Any:
+    first, second = as_masks(first), as_masks(second)
+    structures: list[Any] = [jax.tree.structure(first), jax.tree.structure(second)]
+    if structures[0] != structures[1]:
+        raise ValueError("masks to compare must have the same tree structure")
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return _total([jnp.sum(f(a, b), dtype=jnp.int32) for a, b in pairs])
+
+
+def iou(first: PyTree, second: PyTree) -> Any:
+    """Return the intersection over union of two masks: `|a & b| / |a | b|`, 1 if both are empty.
+
+    >>> import jax.numpy as jnp
+    >>> iou({"w": jnp.array([[True, True, False]])}, {"w": jnp.array([[True, False, True]])})
+    0.3333333333333333
+    """
+    union = _both(jnp.logical_or, first, second)
+    both = _both(jnp.logical_and, first, second)
+    if isinstance(union, int):
+        return both / union if union else 1.0
+    return jnp.where(union > 0, both / jnp.maximum(union, 1), 1.0)
+
+
+def hamming(first: PyTree, second: PyTree) -> Any:
+    """Return the share of maskable weights in which two masks differ, `|a ^ b| / N`.
+
+    >>> import jax.numpy as jnp
+    >>> hamming({"w": jnp.array([[True, True]])}, {"w": jnp.array([[True, False]])})
+    0.5
+    """
+    return _both(jnp.logical_xor, first, second) / count_maskable(first)
+
+
+def summary(params: Params, masks: Masks) -> str:
+    """Return a printable table, one line a layer: shape, weights, active weights, density.
+
+    Counts come from the masks, so a zero bias is no pruned weight. Masks are bookkeeping:
+    the arrays stay dense in memory, and a mask adds one byte a weight.
+
+    >>> import jax.numpy as jnp
+    >>> kernel, mask = jnp.zeros((2, 2)), jnp.array([[True, False], [False, False]])
+    >>> print(summary({"b": jnp.ones(2), "k": kernel}, {"b": None, "k": mask}))
+    layer     shape  weights  active  density
+    b             2        2       2    dense
+    k           2x2        4       1   0.2500
+    maskable               4       1   0.2500
+    all                    6       3   0.5000
+    """
+    rows = [("layer", "shape", "weights", "active", "density")]
+    sizes, active = [0, 0], [0, 0]
+    for path, weight, mask in paired(params, masks):
+        kept = weight.size if mask is None else int(np.sum(mask))
+        share = "dense" if mask is None else f"{kept / max(weight.size, 1):.4f}"
+        shape = "x".join(map(str, weight.shape)) or "scalar"
+        rows.append((path, shape, f"{weight.size:,}", f"{kept:,}", share))
+        for i in (0, 1) if mask is not None else (1,):
+            sizes[i] += weight.size
+            active[i] += kept
+    for name, size, kept in zip(("maskable", "all"), sizes, active, strict=True):
+        rows.append((name, "", f"{size:,}", f"{kept:,}", f"{kept / max(size, 1):.4f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    )

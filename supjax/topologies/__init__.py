@@ -1,0 +1,68 @@
+"""Sparse-training methods, one file each, and the registry that names them."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from supjax.topologies.at_init import grasp, snip, synflow
+from supjax.topologies.dsr import dsr
+from supjax.topologies.gmp import gmp
+from supjax.topologies.granet import granet
+from supjax.topologies.mest import mest
+from supjax.topologies.rigl import rigl, rigl_itop
+from supjax.topologies.set import set, set_itop
+from supjax.topologies.snfs import snfs
+from supjax.topologies.static import dense, static
+from supjax.types import TopologyTransform
+
+METHODS: dict[str, Callable[..., TopologyTransform]] = {
+    "dense": dense,
+    "static": static,
+    "set": set,
+    "set_itop": set_itop,
+    "rigl": rigl,
+    "rigl_itop": rigl_itop,
+    "snfs": snfs,
+    "dsr": dsr,
+    "mest": mest,
+    "gmp": gmp,
+    "granet": granet,
+    "snip": snip,
+    "grasp": grasp,
+    "synflow": synflow,
+}
+"""Name -> factory of every method."""
+
+
+def make_topology(name: str, **kwargs: Any) -> TopologyTransform:
+    """Build a method by name.
+
+    Args:
+      name: a key of `METHODS`.
+      **kwargs: arguments of its factory.
+
+    Returns:
+      The method's `TopologyTransform`.
+
+    Raises:
+      ValueError: if the name is unknown (the known ones are listed) or an argument is out of range.
+      TypeError: if the method takes no such argument (its arguments are listed).
+
+    >>> make_topology("rgl", density=0.1)
+    Traceback (most recent call last):
+      ...
+    ValueError: unknown method 'rgl'; known: dense, dsr, gmp, granet, ...
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(sorted(METHODS))}")
+    allowed = inspect.signature(METHODS[name]).parameters
+    unknown = sorted(kwargs.keys() - allowed.keys())
+    if unknown:
+        raise TypeError(f"{name} takes no argument {unknown[0]!r}; it takes: {', '.join(allowed)}")
+    missing = [key for key, p in allowed.items() if p.default is p.empty and key not in kwargs]
+    if missing:
+        raise TypeError(f"{name} needs the argument {missing[0]!r}")
+    return METHODS[name](**kwargs)
+
+
+__all__ = ["METHODS", "make_topology", *METHODS]

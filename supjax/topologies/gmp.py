@@ -1,0 +1,101 @@
+"""Gradual magnitude pruning, and the ramp that GraNet shares."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from supjax.allocation import budget, ceil_share
+from supjax.masks import count_maskable
+from supjax.prune_grow import magnitude, prune_globally
+from supjax.schedules import constant_fraction, cubic_density_ramp, every
+from supjax.topologies.engine import advance, random_start
+from supjax.types import (
+    LeafFilter,
+    Masks,
+    Params,
+    Scalar,
+    TopologyState,
+    TopologyTransform,
+)
+
+
+def gmp(
+    density: float,
+    *,
+    ramp_end: int,
+    ramp_start: int = 0,
+    initial_density: float = 1.0,
+    update_every: int = 1000,
+    distribution: str = "erk",
+    filter_fn: LeafFilter | None = None,
+) -> TopologyTransform:
+    """Return gradual magnitude pruning: dense start, global magnitude, cubic ramp.
+
+    The first update at or after `ramp_end` reaches `round(density * N)` exactly, also when the
+    end is no multiple of the interval; afterwards the masks are fixed. There is no grow rule,
+    so an exploration changes nothing but the ramp's progress.
+
+    Args:
+      density: final share of kept weights over all maskable ones, in (0, 1].
+      ramp_end: step at which the ramp ends.
+      ramp_start: step at which the ramp begins.
+      initial_density: density at the start, in [density, 1].
+      update_every: steps between prunings.
+      distribution: layer densities of the start if it is not dense.
+      filter_fn: which leaves are sparse.
+
+    Returns:
+      A `TopologyTransform`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Source: Zhu and Gupta, *To prune, or not to prune*, 2017; Gale et al., 2019.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import supjax
+    >>> method, params = gmp(0.5, ramp_end=100), {"w": jnp.ones((2, 2))}
+    >>> state = method.init(jax.random.key(0), params)
+    >>> state = method.update(jax.random.key(1), params, state, params, step=100)
+    >>> supjax.density(state.masks)
+    0.5
+    """
+    ramp = density_ramp(density, initial_density, ramp_start, ramp_end)
+    due = every(update_every, start=ramp_start, stop=ramp_end + update_every)
+
+    def update(
+        key: Any,
+        grads: Params,
+        state: TopologyState,
+        params: Params,
+        step: Scalar,
+        *,
+        drop_fraction: Scalar | None = None,
+    ) -> TopologyState:
+        del key, grads, drop_fraction
+        return advance(state, ramp(state.masks, params, step))
+
+    init = random_start(initial_density, distribution, filter_fn)
+    return TopologyTransform(init, update, due, constant_fraction(0.0))
+
+
+def density_ramp(
+    density: float, initial_density: float, start: int, end: int
+) -> Callable[[Masks, Params, Scalar], Masks]:
+    """Return `(masks, params, step) -> masks` pruned by global magnitude to the ramp's density.
+
+    From `end` on the count is exactly `round(density * N)`; before, the ramp's density is
+    resolved to one part in a million.
+    """
+    schedule = cubic_density_ramp(initial_density, density, start, end)
+
+    def prune(masks: Masks, params: Params, step: Scalar) -> Masks:
+        size = count_maskable(masks)
+        final = budget(density, size)
+        on_the_way = jnp.maximum(ceil_share(schedule(jnp.asarray(step)), size), final)
+        keep = jnp.where(jnp.asarray(step) >= end, final, on_the_way)
+        return prune_globally(masks, magnitude(params, masks), keep)
+
+    return prune

@@ -1,0 +1,107 @@
+"""SNFS: sparse networks from scratch, layers share weights by their mean momentum."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from supjax.allocation import apportion, ceil_share
+from supjax.checks import check_fraction
+from supjax.prune_grow import (
+    active_counts,
+    drop_smallest,
+    grow_largest,
+    layer_sizes,
+    magnitude,
+)
+from supjax.schedules import every
+from supjax.topologies.engine import advance, as_schedule, random_start
+from supjax.types import LeafFilter, Params, Scalar, Schedule, TopologyState, TopologyTransform
+
+
+def snfs(
+    density: float,
+    *,
+    momentum: float = 0.9,
+    drop_fraction: float | Schedule = 0.3,
+    update_every: int = 1000,
+    stop: int | None = None,
+    distribution: str = "erk",
+    filter_fn: LeafFilter | None = None,
+) -> TopologyTransform:
+    """Return SNFS: drop by `|w|`, share the growth by mean momentum, grow by `|momentum|`.
+
+    Layer l grows `K * M_l / sum M` weights, with K all dropped weights and M_l the mean of
+    `|momentum|` over the layer's active weights; what does not fit goes to the other layers.
+    The momentum is a moving average of the dense gradient, `beta v + (1 - beta) g`, kept by the
+    method itself (the optimizer's momentum is zero on inactive weights): one extra float per
+    maskable weight, and a dense gradient at every step.
+
+    Args:
+      density: share of kept weights over all maskable ones, in (0, 1].
+      momentum: beta, in [0, 1].
+      drop_fraction: share of every layer's active weights to drop, a number or `step -> share`.
+      update_every: steps between updates.
+      stop: first step without updates; None for never.
+      distribution: "erk" or "uniform".
+      filter_fn: which leaves are sparse.
+
+    Returns:
+      A `TopologyTransform` with an `observe` function.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Source: Dettmers and Zettlemoyer, *Sparse Networks from Scratch*, 2019, section 3.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> method, params = snfs(0.5), {"w": jnp.ones((2, 2))}
+    >>> state = method.observe(params, method.init(jax.random.key(0), params))
+    >>> round(float(state.extra["w"][0, 0]), 3)
+    0.1
+    """
+    check_fraction(momentum, "momentum")
+    fraction = as_schedule(drop_fraction)
+    draw = random_start(density, distribution, filter_fn)
+
+    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
+        state = draw(key, params, **extra_args)
+        zeros = jax.tree.map(
+            lambda w, m: None if m is None else jnp.zeros_like(w), params, state.masks
+        )
+        return state._replace(extra=zeros)
+
+    def observe(grads: Params, state: TopologyState) -> TopologyState:
+        average = jax.tree.map(
+            lambda g, v: None if v is None else momentum * v + (1 - momentum) * g.astype(v.dtype),
+            grads,
+            state.extra,
+        )
+        return state._replace(extra=average)
+
+    def update(
+        key: jax.Array,
+        grads: Params,
+        state: TopologyState,
+        params: Params,
+        step: Scalar,
+        *,
+        drop_fraction: Scalar | None = None,
+    ) -> TopologyState:
+        del key, grads
+        rate = fraction(step) if drop_fraction is None else drop_fraction
+        active = active_counts(state.masks)
+        dropped = ceil_share(rate, active)
+        kept = drop_smallest(state.masks, magnitude(params, state.masks), dropped)
+        room = layer_sizes(state.masks) - (active - dropped)
+        scores = magnitude(state.extra, state.masks)
+        totals = [
+            jnp.sum(jnp.where(m, s.astype(jnp.float32), 0.0))
+            for s, m in zip(jax.tree.leaves(scores), jax.tree.leaves(state.masks), strict=True)
+        ]
+        means = jnp.stack(totals) / jnp.maximum(active, 1)
+        counts = apportion(jnp.sum(dropped), means, room)
+        return advance(state, grow_largest(kept, scores, counts), state.extra)
+
+    return TopologyTransform(init, update, every(update_every, stop=stop), fraction, observe)

@@ -1,0 +1,28 @@
+"""Settings of the whole suite: four CPU devices, strict ranks, one compilation cache."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax-tests")
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+try:
+    from hypothesis import settings
+except ImportError:  # the suite of the bare library runs without the extras
+    pass
+else:
+    settings.register_profile("supjax", deadline=None, max_examples=40, derandomize=True)
+    settings.load_profile("supjax")
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """Small vectors computed by the authors' PyTorch code; see tests/data/README.md."""
+    return Path(__file__).parent / "data"
