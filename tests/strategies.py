@@ -1,0 +1,121 @@
+"""Random pytrees for property tests: nested dicts, lists and NamedTuples of weights.
+
+Leaf shapes come from a short catalogue, because every new list of shapes is a compilation; what
+varies freely is how the leaves are nested and which values they hold.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from supjax.types import Ticket
+
+F32, BF16 = jnp.float32, jnp.bfloat16
+
+CATALOGUE = [
+    [((4, 5), F32)],
+    [((2, 3), F32), ((3,), F32)],
+    [((), F32), ((3, 2, 1, 4), F32), ((4,), F32), ((4, 5), F32)],
+    [((0, 3), F32), ((4, 5), F32), ((2, 2, 2), F32)],
+    [((1, 1), F32), ((3, 2, 1, 4), BF16), ((), BF16)],
+    [((4, 5), BF16), ((2,), F32), ((2, 3), BF16)],
+]
+"""Leaf lists; every one holds at least one maskable weight (2 or 4 dimensions)."""
+
+
+class Layer(NamedTuple):
+    """A container that is neither dict nor list."""
+
+    first: Any
+    second: Any
+
+
+@st.composite
+def nested(draw: st.DrawFn, leaves: list[Any]) -> Any:
+    """Put the leaves, in their order, into a random nest of dicts, lists and NamedTuples."""
+    if len(leaves) == 1:
+        wrap = draw(st.sampled_from(["leaf", "dict", "list"]))
+        return {"leaf": leaves[0], "dict": {"kernel": leaves[0]}, "list": leaves}[wrap]
+    cut = draw(st.integers(1, len(leaves) - 1))
+    pair = draw(nested(leaves[:cut])), draw(nested(leaves[cut:]))
+    kind = draw(st.sampled_from(["dict", "list", "tuple", "layer"]))
+    if kind == "dict":
+        return {"a": pair[0], "b": pair[1]}
+    return {"list": list(pair), "tuple": pair, "layer": Layer(*pair)}[kind]
+
+
+def values(kind: str, rng: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw numbers: all different, many equal ones, or nothing but zeros of both signs."""
+    if kind == "distinct":
+        count = int(np.prod(shape))
+        return rng.permutation(np.arange(1, count + 1)).reshape(shape) * rng.choice([-1, 1], shape)
+    if kind == "ties":
+        return rng.randint(-2, 3, shape) / 2
+    return rng.choice([0.0, -0.0], shape)
+
+
+@st.composite
+def params_trees(draw: st.DrawFn, kinds: tuple[str, ...] = ("distinct", "ties", "zeros")) -> Any:
+    """Trees with maskable and other leaves, zero-size and scalar ones, in float32 and bfloat16."""
+    specs = draw(st.sampled_from(CATALOGUE))
+    kind = draw(st.sampled_from(kinds))
+    rng = np.random.RandomState(draw(st.integers(0, 2**16)))
+    return draw(nested([jnp.asarray(values(kind, rng, s), d) for s, d in specs]))
+
+
+def random_masks(params: Any, rng: np.random.RandomState) -> Any:
+    """Draw masks of any density, from empty to full, `None` on the leaves that are not kernels."""
+
+    def draw(leaf: Any) -> Any:
+        if leaf.ndim not in (2, 4):
+            return None
+        return jnp.asarray(rng.permutation(leaf.size) < rng.randint(leaf.size + 1)).reshape(
+            leaf.shape
+        )
+
+    return jax.tree.map(draw, params)
+
+
+@st.composite
+def masked_trees(
+    draw: st.DrawFn, kinds: tuple[str, ...] = ("distinct", "ties", "zeros")
+) -> tuple[Any, Any]:
+    """Pairs `(params, masks)`; the params are not masked."""
+    params = draw(params_trees(kinds))
+    return params, random_masks(params, np.random.RandomState(draw(st.integers(0, 2**16))))
+
+
+@st.composite
+def ticket_lists(draw: st.DrawFn, n: int) -> list[Ticket]:
+    """`n` tickets of one tree and one count per layer; different weights, masks and statistics.
+
+    Every layer keeps at least one weight (if it has any), all kept weights are non-zero and
+    bfloat16 holds them exactly.
+    """
+    specs = draw(st.sampled_from(CATALOGUE))
+    rng = np.random.RandomState(draw(st.integers(0, 2**16)))
+    kept = [rng.randint(1, max(int(np.prod(shape)), 1) + 1) for shape, _ in specs]
+    template = draw(nested(list(range(len(specs)))))
+    tickets = []
+    for _ in range(n):
+        params, masks = [], []
+        for (shape, dtype), count in zip(specs, kept, strict=True):
+            weights = jnp.asarray(values("distinct", rng, shape) / 4, dtype)
+            mask = None
+            if len(shape) in (2, 4):
+                mask = jnp.asarray(rng.permutation(weights.size) < count).reshape(shape)
+                weights = jnp.where(mask, weights, jnp.zeros((), dtype))
+            params.append(weights)
+            masks.append(mask)
+        stats = {"norm": {"mean": jnp.asarray(rng.randint(-8, 9, 3) / 4, F32)}}
+        tickets.append(
+            Ticket(
+                jax.tree.map(lambda i, of=params: of[i], template),
+                jax.tree.map(lambda i, of=masks: of[i], template),
+                stats,
+            )
+        )
+    return tickets
