@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from supjax.averaging import running_mean
 from supjax.batch_moments import (
     ApplyFn,
     batch_moments,
@@ -21,7 +22,7 @@ from supjax.batch_moments import (
     replace_stats,
 )
 from supjax.checks import check_choice
-from supjax.masks import path_str
+from supjax.tickets import check_same_shapes
 from supjax.types import PyTree, Scalar, Ticket
 
 
@@ -41,7 +42,7 @@ def average_batch_stats(running: PyTree, new: PyTree, count: Scalar) -> PyTree:
       The mean of all `count` trees, with the dtypes of `running`.
 
     Raises:
-      ValueError: `count` is below 1, or the trees differ in structure.
+      ValueError: `count` is below 1, or the trees differ in structure or shape.
 
     Source: Yin et al., UAI 2022 (statistics averaged by the same running mean as the weights).
 
@@ -50,20 +51,8 @@ def average_batch_stats(running: PyTree, new: PyTree, count: Scalar) -> PyTree:
     """
     if not isinstance(count, jax.core.Tracer) and not count >= 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    if odd := _paths(running) ^ _paths(new):
-        raise ValueError(f"the statistics differ in structure: only one side has {min(odd)!r}")
-
-    def fold(old: Any, leaf: Any) -> jax.Array:
-        old, leaf = jnp.asarray(old), jnp.asarray(leaf)
-        if jnp.issubdtype(old.dtype, jnp.integer):
-            signed = f"int{8 * old.dtype.itemsize}"  # so that an unsigned counter may shrink
-            step = jnp.round((leaf - old).astype(signed) / count)
-            return old + step.astype(signed).astype(old.dtype)
-        wide = jnp.promote_types(old.dtype, jnp.float32)
-        mean = old.astype(wide)
-        return (mean + (leaf.astype(wide) - mean) / count).astype(old.dtype)
-
-    return jax.tree.map(fold, running, new)
+    check_same_shapes(running, new, "the new statistics differ")
+    return running_mean(running, new, 1 / count)
 
 
 def recompute_batch_stats(
@@ -150,10 +139,6 @@ def recompute_batch_stats(
 
 
 _fold = jax.jit(average_batch_stats)
-
-
-def _paths(tree: PyTree) -> set[str]:
-    return {path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def _examples(inputs: tuple[Any, ...]) -> int:

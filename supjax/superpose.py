@@ -14,13 +14,13 @@ from supjax.masks import (
     check_masks,
     count_active,
     count_maskable,
-    is_none,
     nonzero_masks,
     path_str,
 )
 from supjax.prune_grow import active_counts as layer_active_counts
 from supjax.prune_grow import layer_sizes
 from supjax.selection import global_top_k_masks, top_k_mask
+from supjax.tickets import check_same_tickets
 from supjax.types import LeafFilter, Masks, Params, PyTree, Scalar, Ticket
 
 AVERAGES = ("cia", "caa", "cima")
@@ -142,7 +142,7 @@ def superpose_step(
     Array([[3. , 0. , 1.5]], dtype=float32)
     """
     check_options(density, average, scope, beta)
-    _check_same(running, ticket, "ticket")
+    check_same_tickets(running, ticket, "ticket")
     if (active is None) == (average == "caa"):
         raise ValueError("active= goes with average='caa', and that rule needs it")
     if density is None:
@@ -275,7 +275,7 @@ def _as_tickets(tickets: Any, filter_fn: LeafFilter | None) -> list[Ticket]:
                     f"tickets must hold floating-point weights, got {leaf.dtype} "
                     f"at {path_str(path)!r} of ticket {i}"
                 )
-        _check_same(result[0] if result else member, member, f"ticket {i}")
+        check_same_tickets(result[0] if result else member, member, f"ticket {i}")
         result.append(member)
     return result
 
@@ -290,23 +290,6 @@ def _unstack(stacked: Any) -> list[Any]:
             f"{['none' if n < 0 else n for n in lengths]}"
         )
     return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(lengths[0])]
-
-
-def _check_same(first: Ticket, other: Ticket, name: str) -> None:
-    """Raise a one-line `ValueError` naming the path unless two tickets agree in shape."""
-    for field in Ticket._fields:
-        ours, theirs = (_shapes(getattr(t, field)) for t in (first, other))
-        for path in sorted(ours.keys() | theirs.keys()):
-            if ours.get(path, "no leaf") != theirs.get(path, "no leaf"):
-                raise ValueError(
-                    f"{name} differs from the first in {field} at {path!r}: "
-                    f"{theirs.get(path, 'no leaf')} instead of {ours.get(path, 'no leaf')}"
-                )
-
-
-def _shapes(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
-    return {path_str(p): None if leaf is None else leaf.shape for p, leaf in leaves}
 
 
 def _check_weights(weights: Sequence[float] | None, count: int, average: str) -> list[float]:
