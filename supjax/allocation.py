@@ -15,8 +15,15 @@ RATE_UNIT = 1_000_000
 
 
 def exact(value: float | int | str | Fraction) -> Fraction:
-    """Return the number that was written: 0.29 becomes 29/100, not its binary neighbour."""
-    return value if isinstance(value, Fraction) else Fraction(str(value))
+    """Return the number that was written: 0.29 becomes 29/100, not its binary neighbour.
+
+    >>> exact(0.29)
+    Fraction(29, 100)
+    """
+    try:
+        return value if isinstance(value, Fraction) else Fraction(str(value))
+    except ValueError:
+        raise ValueError(f"not a finite number: {value!r}") from None
 
 
 def budget(density: float, size: int) -> int:

@@ -73,10 +73,10 @@ def paired(params: Params, masks: Masks) -> Iterator[tuple[str, Any, Any]]:
       ValueError: if the trees differ, naming the path.
     """
     check_masks(params, masks)
-    weights = jax.tree_util.tree_flatten_with_path(params)[0]
-    flags = jax.tree.leaves(masks, is_leaf=is_none)
-    for (path, weight), mask in zip(weights, flags, strict=True):
-        yield path_str(path), weight, mask
+    flags = _leaves_by_path(masks)
+    for name, weight in _leaves_by_path(params).items():
+        if weight is not None:
+            yield name, weight, flags[name]
 
 
 def check_masks(params: Params, masks: Masks) -> None:
@@ -88,24 +88,31 @@ def check_masks(params: Params, masks: Masks) -> None:
       ...
     ValueError: mask at 'w' has shape (2, 3), the weight (2, 2)
     """
-    weights = {path_str(p): w for p, w in jax.tree_util.tree_flatten_with_path(params)[0]}
-    flags = {
-        path_str(p): m for p, m in jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_none)[0]
-    }
-    missing = [*(weights.keys() - flags.keys()), *(flags.keys() - weights.keys())]
-    if missing:
-        name = min(missing)
-        side = "masks" if name in weights else "params"
-        raise ValueError(f"params and masks differ: {side} have no leaf at {name!r}")
+    weights, flags = _leaves_by_path(params), _leaves_by_path(masks)
+    _check_paths(weights, flags, ("params", "masks"))
     for name, mask in flags.items():
         if mask is None:
             continue
-        if mask.dtype != jnp.bool_:
-            raise TypeError(f"mask at {name!r} must be bool, got {mask.dtype}")
-        if mask.shape != weights[name].shape:
-            raise ValueError(
-                f"mask at {name!r} has shape {mask.shape}, the weight {weights[name].shape}"
-            )
+        dtype = getattr(mask, "dtype", type(mask).__name__)
+        if dtype != jnp.bool_:
+            raise TypeError(f"mask at {name!r} must be a bool array, got {dtype}")
+        shape = getattr(weights[name], "shape", None)
+        if mask.shape != shape:
+            raise ValueError(f"mask at {name!r} has shape {mask.shape}, the weight {shape}")
+
+
+def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves by their readable paths, `None` included."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+    return {path_str(path): leaf for path, leaf in leaves}
+
+
+def _check_paths(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str]) -> None:
+    differing = first.keys() ^ second.keys()
+    if differing:
+        path = min(differing)
+        lacks = names[1] if path in first else names[0]
+        raise ValueError(f"{names[0]} and {names[1]} differ: {lacks} have no leaf at {path!r}")
 
 
 def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
@@ -155,7 +162,7 @@ def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
 def as_masks(masks_or_params: PyTree) -> Masks:
     """Return masks unchanged, and of params the masks of their non-zeros."""
     leaves = jax.tree.leaves(masks_or_params)
-    if all(leaf.dtype == jnp.bool_ for leaf in leaves):
+    if all(getattr(leaf, "dtype", None) == jnp.bool_ for leaf in leaves):
         return masks_or_params
     return nonzero_masks(masks_or_params)
 
@@ -203,23 +210,36 @@ def density(masks_or_params: PyTree) -> Any:
     >>> density({"kernel": jnp.array([[True, False, False, False]])})
     0.25
     """
+    return count_active(masks_or_params) / _size(masks_or_params)
+
+
+def _size(masks_or_params: PyTree) -> int:
     size = count_maskable(masks_or_params)
     if size == 0:
-        raise ValueError("density of a tree without maskable weights is undefined")
-    return count_active(masks_or_params) / size
+        raise ValueError("a tree without maskable weights has no density")
+    return size
 
 
-def _both(f: Callable[[Any, Any], Any], first: Masks, second: Masks) -> Any:
-    first, second = as_masks(first), as_masks(second)
-    structures: list[Any] = [jax.tree.structure(first), jax.tree.structure(second)]
-    if structures[0] != structures[1]:
-        raise ValueError("masks to compare must have the same tree structure")
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return _total([jnp.sum(f(a, b), dtype=jnp.int32) for a, b in pairs])
+def _both(f: Callable[[Any, Any], Any], first: PyTree, second: PyTree) -> Any:
+    """Count, over all sparse places, where `f(a, b)` holds."""
+    one, other = _leaves_by_path(as_masks(first)), _leaves_by_path(as_masks(second))
+    _check_paths(one, other, ("the first masks", "the second masks"))
+    counts = []
+    for path, a in one.items():
+        b = other[path]
+        shapes = [None if m is None else m.shape for m in (a, b)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"masks at {path!r} have shapes {shapes[0]} and {shapes[1]}")
+        if a is not None:
+            counts.append(jnp.sum(f(a, b), dtype=jnp.int32))
+    return _total(counts)
 
 
 def iou(first: PyTree, second: PyTree) -> Any:
     """Return the intersection over union of two masks: `|a & b| / |a | b|`, 1 if both are empty.
+
+    Raises:
+      ValueError: if the trees or shapes differ (the path is named).
 
     >>> import jax.numpy as jnp
     >>> iou({"w": jnp.array([[True, True, False]])}, {"w": jnp.array([[True, False, True]])})
@@ -235,11 +255,14 @@ def iou(first: PyTree, second: PyTree) -> Any:
 def hamming(first: PyTree, second: PyTree) -> Any:
     """Return the share of maskable weights in which two masks differ, `|a ^ b| / N`.
 
+    Raises:
+      ValueError: if the trees or shapes differ, or no leaf is maskable.
+
     >>> import jax.numpy as jnp
     >>> hamming({"w": jnp.array([[True, True]])}, {"w": jnp.array([[True, False]])})
     0.5
     """
-    return _both(jnp.logical_xor, first, second) / count_maskable(first)
+    return _both(jnp.logical_xor, first, second) / _size(first)
 
 
 def summary(params: Params, masks: Masks) -> str:
