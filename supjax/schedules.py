@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from supjax.checks import check_count, check_density, check_fraction
 from supjax.plan import CyclePlan
@@ -124,14 +123,13 @@ def step_decay_schedule(
         raise ValueError(f"peak must be at least 0, got {peak}")
     if not 0 < factor <= 1:
         raise ValueError(f"factor must be in (0, 1], got {factor}")
-    if list(boundaries) != sorted(boundaries) or any(b < 0 for b in boundaries):
-        raise ValueError(f"boundaries must ascend from 0 on, got {list(boundaries)}")
+    _check_boundaries(boundaries)
     check_count(warmup_steps, "warmup_steps", least=0)
-    decay = optax.piecewise_constant_schedule(peak, dict.fromkeys(map(int, boundaries), factor))
 
     def schedule(step: Any) -> Any:
         xp = _namespace(step)
-        return decay(step) * xp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+        warmup = xp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+        return peak * factor ** _stage(step, boundaries) * warmup
 
     return schedule
 
@@ -200,14 +198,22 @@ def staged_fraction(initial: float, boundaries: Sequence[int], *, factor: float 
     """
     check_fraction(initial, "initial drop fraction")
     check_fraction(factor, "factor")
+    _check_boundaries(boundaries)
+
+    def schedule(step: Any) -> Any:
+        return initial * factor ** _stage(step, boundaries)
+
+    return schedule
+
+
+def _check_boundaries(boundaries: Sequence[int]) -> None:
     if list(boundaries) != sorted(boundaries) or any(b < 0 for b in boundaries):
         raise ValueError(f"boundaries must ascend from 0 on, got {list(boundaries)}")
 
-    def schedule(step: Any) -> Any:
-        stage = sum((step >= boundary) * 1 for boundary in boundaries)
-        return initial * factor**stage
 
-    return schedule
+def _stage(step: Any, boundaries: Sequence[int]) -> Any:
+    """Count the boundaries that are reached."""
+    return sum((step >= boundary) * 1 for boundary in boundaries)
 
 
 def cubic_density_ramp(initial: float, final: float, start: int, end: int) -> Schedule:

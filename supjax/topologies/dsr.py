@@ -21,10 +21,10 @@ from supjax.types import LeafFilter, Params, Scalar, Schedule, TopologyState, To
 
 
 class Threshold(NamedTuple):
-    """The adaptive threshold and the drop fraction for which it was last set."""
+    """The adaptive threshold and the drop fraction for which it was last used."""
 
-    value: jax.Array  # shape (), float32
-    fraction: jax.Array  # shape (), float32; negative before the first update
+    value: jax.Array  # shape (), float32; 0 while unset
+    fraction: jax.Array  # shape (), float32
 
 
 def dsr(
@@ -44,7 +44,8 @@ def dsr(
     times, doubled. As many weights are grown at random, layer l getting its share
     `R_l / sum R` of the R surviving weights; what does not fit goes to the other layers.
     At the first update, and whenever the wanted fraction changes by more than the tolerance
-    (an exploration), exactly the wanted number is dropped and H is set to match.
+    (an exploration) or is 0, exactly the wanted number is dropped and H is set to match. So it is
+    when H has become 0, which no doubling could lift.
 
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
@@ -78,7 +79,7 @@ def dsr(
     draw = random_start(density, distribution, filter_fn)
 
     def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
-        unset = Threshold(jnp.zeros((), jnp.float32), -jnp.ones((), jnp.float32))
+        unset = Threshold(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
         return draw(key, params, **extra_args)._replace(extra=unset)
 
     def update(
@@ -101,7 +102,7 @@ def dsr(
 
         below = _count_below(scores, state.masks, last.value)
         moved = jnp.abs(wanted - last.fraction) > tolerance * jnp.abs(last.fraction)
-        fresh = (last.fraction < 0) | moved
+        fresh = (last.value == 0) | (target == 0) | moved
         dropped = jnp.where(fresh, target, below)
         kept = prune_globally(state.masks, scores, total - dropped)
         survivors = active_counts(kept)

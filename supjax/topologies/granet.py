@@ -5,7 +5,7 @@ import jax
 from supjax.prune_grow import magnitude, prune_and_grow
 from supjax.schedules import every
 from supjax.topologies.engine import advance, as_schedule, random_start
-from supjax.topologies.gmp import density_ramp
+from supjax.topologies.gmp import density_ramp, ramp_stop
 from supjax.types import (
     LeafFilter,
     Params,
@@ -33,17 +33,17 @@ def granet(
     Every update first prunes to the ramp's density `s_t`, then moves `drop_fraction` of every
     layer's weights (drop by `|w|`, grow by `|gradient|`). `initial_density=0.5` starts from an ERK
     network (sparse-to-sparse), 1.0 from the dense one (dense-to-sparse). The authors' code stops
-    one point short of the target; here the first update at or after `ramp_end` reaches
-    `round(density * N)` exactly.
+    one point short of the target; here the first update after `ramp_end` training steps or more
+    reaches `round(density * N)` exactly.
 
     Args:
       density: final share of kept weights over all maskable ones, in (0, 1].
-      ramp_end: step at which the ramp ends.
-      ramp_start: step at which the ramp begins.
+      ramp_end: training steps after which the ramp ends.
+      ramp_start: training steps after which the ramp begins.
       initial_density: density at the start, in [density, 1].
       drop_fraction: share of every layer's active weights to move, a number or `step -> share`.
       update_every: steps between updates.
-      stop: first step without updates, above `ramp_end`; None for never.
+      stop: first step without updates, after the ramp's last one; None for never.
       distribution: layer densities of the start.
       filter_fn: which leaves are sparse.
 
@@ -62,16 +62,17 @@ def granet(
     >>> state = method.init(jax.random.key(0), params)
     >>> supjax.density(state.masks)
     0.5
-    >>> state = method.update(jax.random.key(1), params, state, params, step=100)
+    >>> state = method.update(jax.random.key(1), params, state, params, step=99)
     >>> supjax.density(state.masks)
     0.25
     """
     ramp = density_ramp(density, initial_density, ramp_start, ramp_end)
     fraction = as_schedule(drop_fraction)
-    if stop is not None and stop < ramp_end + update_every:
+    due = every(update_every, stop=stop)
+    least = ramp_stop(ramp_end, update_every)
+    if stop is not None and stop < least:
         raise ValueError(
-            f"stop must be at least ramp_end + update_every = {ramp_end + update_every}, or the "
-            f"density is never reached; got {stop}"
+            f"stop must be at least {least}, or the density is never reached; got {stop}"
         )
 
     def update(
@@ -90,4 +91,4 @@ def granet(
         return advance(state, masks)
 
     init = random_start(initial_density, distribution, filter_fn)
-    return TopologyTransform(init, update, every(update_every, stop=stop), fraction)
+    return TopologyTransform(init, update, due, fraction)
