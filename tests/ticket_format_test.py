@@ -57,7 +57,7 @@ ONES = np.ones(2, np.float32)
             ValueError,
             "mask at 'w' has shape (3,), the weight (2,)",
         ),
-        (Ticket({"w": ONES}, {"w": ONES}), {}, TypeError, "mask at 'w' must be bool"),
+        (Ticket({"w": ONES}, {"w": ONES}), {}, TypeError, "mask at 'w' must be"),
         (Ticket({"w": ONES}, {}), {}, ValueError, "params and masks differ"),
         (Ticket({}, {}), [1], TypeError, "metadata must be a dict, got list"),
         (Ticket({}, {}), {"f": print}, TypeError, "metadata must fit into JSON"),

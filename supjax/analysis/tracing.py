@@ -88,7 +88,7 @@ def _walk(jaxpr: core.Jaxpr, inputs: Sequence[_Source], charges: Charges) -> lis
 def _equation(eqn: core.JaxprEqn, inputs: list[_Source], charges: Charges) -> list[_Source]:
     name = eqn.primitive.name
     if name in _CONTROL_FLOW:
-        return _CONTROL_FLOW[name](eqn.params, inputs, charges)
+        return _CONTROL_FLOW[name](eqn, inputs, charges)
     if name in _PRODUCTS:
         owners = (source.weights for source in inputs if not source.data)
         charges.append((frozenset().union(*owners), 2 * _PRODUCTS[name](eqn)))
@@ -131,37 +131,50 @@ def _settle(step: Callable[[list[_Source]], list[_Source]], carry: list[_Source]
         carry = after
 
 
-def _scan(params: dict[str, Any], inputs: list[_Source], charges: Charges) -> list[_Source]:
-    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    body = params["jaxpr"].jaxpr
+def _scan(eqn: core.JaxprEqn, inputs: list[_Source], charges: Charges) -> list[_Source]:
+    """Charge the body as often as it turns.
+
+    The body takes constants, the carry, and slices of what it runs over; it returns the carry, and
+    slices of what is stacked. Slices have one axis less inside than outside.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+    carried = _whole(eqn.outvars, body.outvars)
+    last = _whole(eqn.invars, body.invars)
+    first = last - carried
 
     def turn(carry: list[_Source], inner: Charges) -> list[_Source]:
         return _walk(body, [*inputs[:first], *carry, *inputs[last:]], inner)
 
-    carry = _settle(lambda c: turn(c, [])[: params["num_carry"]], inputs[first:last])
+    carry = _settle(lambda c: turn(c, [])[:carried], inputs[first:last])
     inner: Charges = []
     outputs = turn(carry, inner)
-    charges.extend((owners, flops * params["length"]) for owners, flops in inner)
-    return [*carry, *outputs[params["num_carry"] :]]
+    charges.extend((owners, flops * eqn.params["length"]) for owners, flops in inner)
+    return [*carry, *outputs[carried:]]
 
 
-def _while(params: dict[str, Any], inputs: list[_Source], charges: Charges) -> list[_Source]:
+def _whole(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """Count the values that enter or leave the body of a scan whole."""
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(_shape(outer)) == len(_shape(inner)) for outer, inner in pairs)
+
+
+def _while(eqn: core.JaxprEqn, inputs: list[_Source], charges: Charges) -> list[_Source]:
     del charges
-    first = params["cond_nconsts"]
-    last = first + params["body_nconsts"]
+    first = eqn.params["cond_nconsts"]
+    last = first + eqn.params["body_nconsts"]
     inner: Charges = []
-    body = params["body_jaxpr"].jaxpr
+    body = eqn.params["body_jaxpr"].jaxpr
     carry = _settle(lambda c: _walk(body, [*inputs[first:last], *c], inner), inputs[last:])
     if inner:
         raise ValueError("a while loop holds a matrix product: how often it turns is unknown")
     return carry
 
 
-def _cond(params: dict[str, Any], inputs: list[_Source], charges: Charges) -> list[_Source]:
+def _cond(eqn: core.JaxprEqn, inputs: list[_Source], charges: Charges) -> list[_Source]:
     """Charge the most expensive branch."""
     costs: list[Charges] = []
     results = []
-    for branch in params["branches"]:
+    for branch in eqn.params["branches"]:
         costs.append([])
         results.append(_walk(branch.jaxpr, inputs[1:], costs[-1]))
     charges.extend(max(costs, key=lambda branch: sum(flops for _, flops in branch)))
@@ -173,7 +186,7 @@ _PRODUCTS: dict[str, Callable[[core.JaxprEqn], int]] = {
     "dot_general": _matrix_product,
 }
 
-_CONTROL_FLOW: dict[str, Callable[[dict[str, Any], list[_Source], Charges], list[_Source]]] = {
+_CONTROL_FLOW: dict[str, Callable[[core.JaxprEqn, list[_Source], Charges], list[_Source]]] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
