@@ -1,0 +1,120 @@
+"""The phases of a run in exact integers."""
+
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supjax import CyclePlan
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fraction", "cycle", "normal", "tickets"),
+    [
+        (250, 0.1, 8, 226, 3),  # CIFAR: 25 is cut to 24
+        (100, 0.08, 2, 92, 4),  # ImageNet
+        (100, 0.29, 1, 71, 29),  # 100 * 0.29 is 28.999999999999996 in binary
+        (50, 0.58, 1, 21, 29),
+        (100, "0.29", 29, 71, 1),
+        (100, Fraction(1, 3), 11, 67, 3),
+        (10, 0.1, 2, 10, 0),  # not even one cycle fits
+        (10, 0, 2, 10, 0),
+        (10, 1, 5, 0, 2),  # nothing but cycles
+    ],
+)
+def test_epochs_by_hand(epochs, fraction, cycle, normal, tickets):
+    plan = CyclePlan.from_epochs(
+        epochs, cycle_fraction=fraction, cycle_epochs=cycle, steps_per_epoch=7
+    )
+    assert plan == (7 * normal, 7 * cycle, tickets)
+    assert plan.total_steps == 7 * epochs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "plan"),
+    [
+        ({"total_steps": 100, "cyclic_steps": 25, "cycle_steps": 8}, (76, 8, 3)),
+        ({"total_steps": 100, "cyclic_steps": 0, "cycle_steps": 8}, (100, 8, 0)),
+        ({"total_steps": 24, "cyclic_steps": 24, "cycle_steps": 8}, (0, 8, 3)),
+    ],
+)
+def test_steps_by_hand(arguments, plan):
+    assert CyclePlan.from_steps(**arguments) == plan
+
+
+@pytest.mark.parametrize(
+    ("total", "percent", "cycles", "plan"),
+    [
+        (1000, 10, 3, (901, 33, 3)),
+        (1000, 0.3, 1, (997, 3, 1)),
+        (100, 29, 29, (71, 1, 29)),
+        (12, 100, 3, (0, 4, 3)),
+    ],
+)
+def test_percent_by_hand(total, percent, cycles, plan):
+    assert CyclePlan.from_percent(total, cyclic_percent=percent, num_cycles=cycles) == plan
+
+
+@given(st.integers(1, 400), st.integers(0, 100), st.integers(1, 20), st.integers(1, 9))
+def test_the_phases_tile_the_run(epochs, percent, cycle, steps):
+    plan = CyclePlan.from_epochs(
+        max(epochs, cycle), cycle_fraction=percent / 100, cycle_epochs=cycle, steps_per_epoch=steps
+    )
+    assert plan.total_steps == steps * max(epochs, cycle)
+    assert plan.cyclic_steps <= plan.total_steps * Fraction(percent, 100)
+    assert len(plan.exploration_steps) == len(plan.ticket_steps) == plan.num_cycles
+    bounds = [*plan.exploration_steps, plan.total_steps]
+    assert bounds[0] == plan.normal_steps
+    assert [step + 1 for step in plan.ticket_steps] == bounds[1:]
+
+
+def from_epochs(epochs=10, fraction=0.1, cycle=1, steps=1):
+    return CyclePlan.from_epochs(
+        epochs, cycle_fraction=fraction, cycle_epochs=cycle, steps_per_epoch=steps
+    )
+
+
+def from_steps(total=100, cyclic=20, cycle=5):
+    return CyclePlan.from_steps(total, cyclic_steps=cyclic, cycle_steps=cycle)
+
+
+def from_percent(total=100, percent=10, cycles=2):
+    return CyclePlan.from_percent(total, cyclic_percent=percent, num_cycles=cycles)
+
+
+BAD = [
+    (lambda: from_epochs(epochs=0), "epochs must be an integer of at least 1, got 0"),
+    (lambda: from_epochs(cycle=0), "cycle_epochs must be an integer of at least 1, got 0"),
+    (lambda: from_epochs(steps=-1), "steps_per_epoch must be an integer of at least 1, got -1"),
+    (lambda: from_epochs(fraction=1.5), "cycle_fraction must be in [0, 1], got 1.5"),
+    (lambda: from_epochs(fraction=-0.1), "cycle_fraction must be in [0, 1], got -0.1"),
+    (lambda: from_epochs(fraction="a tenth"), "not a finite number: 'a tenth'"),
+    (lambda: from_epochs(cycle=11), "a cycle of 11 epochs is longer than the run of 10"),
+    (lambda: from_steps(total=-5), "total_steps must be an integer of at least 1, got -5"),
+    (lambda: from_steps(cyclic=-5), "cyclic_steps must be an integer of at least 0, got -5"),
+    (lambda: from_steps(cycle=0), "cycle_steps must be an integer of at least 1, got 0"),
+    (lambda: from_steps(cycle=1.5), "cycle_steps must be an integer of at least 1, got 1.5"),
+    (
+        lambda: from_steps(cyclic=101),
+        "cyclic phase of 101 steps is longer than the run of 100",
+    ),
+    (
+        lambda: from_steps(cycle=21),
+        "cycle of 21 steps is longer than the cyclic phase of 20",
+    ),
+    (lambda: from_percent(total=0), "total_steps must be an integer of at least 1, got 0"),
+    (lambda: from_percent(cycles=0), "num_cycles must be an integer of at least 1, got 0"),
+    (lambda: from_percent(percent=101), "cyclic_percent must be in [0, 100], got 101"),
+    (
+        lambda: from_percent(percent=1),
+        "2 cycles do not fit into a cyclic phase of 1 steps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
