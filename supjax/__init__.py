@@ -3,7 +3,7 @@
 The public surface and nothing else; every name is documented where it is defined.
 """
 
-from supjax import topologies
+from supjax import analysis, topologies
 from supjax.batch_stats import average_batch_stats, recompute_batch_stats
 from supjax.densities import erk, init_masks, uniform
 from supjax.masks import (
@@ -39,6 +39,7 @@ from supjax.sparsify import (
     sparsify_state,
 )
 from supjax.superpose import initial_active, next_active, superpose, superpose_step
+from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.topologies import make_topology
 from supjax.training import (
     TrainState,
@@ -60,6 +61,7 @@ __all__ = [
     "TopologyTransform",
     "TrainState",
     "__version__",
+    "analysis",
     "apply_masks",
     "average_batch_stats",
     "constant_fraction",
@@ -80,6 +82,8 @@ __all__ = [
     "init_masks",
     "initial_active",
     "iou",
+    "load_metadata",
+    "load_ticket",
     "make_eval_step",
     "make_topology",
     "make_topology_step",
@@ -90,6 +94,7 @@ __all__ = [
     "prune_and_grow",
     "prune_globally",
     "recompute_batch_stats",
+    "save_ticket",
     "sparse_params",
     "sparsify",
     "sparsify_state",
