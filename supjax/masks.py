@@ -79,26 +79,28 @@ def paired(params: Params, masks: Masks) -> Iterator[tuple[str, Any, Any]]:
             yield name, weight, flags[name]
 
 
-def check_masks(params: Params, masks: Masks) -> None:
+def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
     """Raise a one-line `ValueError` or `TypeError` unless `masks` are masks of `params`.
+
+    `name` says in the message what the first tree holds.
 
     >>> import jax.numpy as jnp
     >>> check_masks({"w": jnp.ones((2, 2))}, {"w": jnp.ones((2, 3), bool)})
     Traceback (most recent call last):
       ...
-    ValueError: mask at 'w' has shape (2, 3), the weight (2, 2)
+    ValueError: mask at 'w' has shape (2, 3), params have (2, 2)
     """
     weights, flags = _leaves_by_path(params), _leaves_by_path(masks)
-    _check_paths(weights, flags, ("params", "masks"))
-    for name, mask in flags.items():
+    _check_paths(weights, flags, (name, "masks"))
+    for path, mask in flags.items():
         if mask is None:
             continue
         dtype = getattr(mask, "dtype", type(mask).__name__)
         if dtype != jnp.bool_:
-            raise TypeError(f"mask at {name!r} must be a bool array, got {dtype}")
-        shape = getattr(weights[name], "shape", None)
+            raise TypeError(f"mask at {path!r} must be a bool array, got {dtype}")
+        shape = getattr(weights[path], "shape", None)
         if mask.shape != shape:
-            raise ValueError(f"mask at {name!r} has shape {mask.shape}, the weight {shape}")
+            raise ValueError(f"mask at {path!r} has shape {mask.shape}, {name} have {shape}")
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from supjax.allocation import ceil_share
-from supjax.masks import is_none, leaf_key, path_str
+from supjax.masks import check_masks, is_none, leaf_key, path_str
 from supjax.selection import global_top_k_masks, top_k_mask
 from supjax.types import Masks, Params, PyTree, Scalar
 
@@ -74,7 +74,7 @@ def drop_smallest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
     >>> drop_smallest(masks, scores, jnp.array([1]))["w"].tolist()
     [True, False, False]
     """
-    kept = iter(active_counts(masks) - counts)
+    kept = iter(active_counts(masks) - jnp.asarray(counts))
     return jax.tree.map(
         lambda m, s: top_k_mask(s, next(kept), where=m), masks, _sparse_only(scores, masks)
     )
@@ -121,6 +121,10 @@ def prune_and_grow(
     Returns:
       Masks with exactly the same count in every layer.
 
+    Raises:
+      ValueError: if trees or shapes differ (the path is named).
+      TypeError: if scores are not floating or masks not bool.
+
     Source: Mocanu et al., *SET*, Nature Communications 2018; Evci et al., *RigL*, ICML 2020.
 
     >>> import jax.numpy as jnp
@@ -144,17 +148,22 @@ def prune_globally(masks: Masks, scores: PyTree, keep: Scalar) -> Masks:
     Returns:
       Masks with `min(keep, active)` active weights.
 
+    Raises:
+      ValueError: if trees or shapes differ, or an int `keep` exceeds the number of weights.
+      TypeError: if scores are not floating, masks not bool or `keep` is no integer.
+
     >>> import jax.numpy as jnp
     >>> masks = {"a": jnp.array([True, True]), "b": jnp.array([True])}
     >>> pruned = prune_globally(masks, {"a": jnp.array([1.0, 3.0]), "b": jnp.array([2.0])}, 2)
     >>> pruned["a"].tolist(), pruned["b"].tolist()
     ([False, True], [True])
     """
-    return global_top_k_masks(scores, keep, where=masks)
+    return global_top_k_masks(_sparse_only(scores, masks), keep, where=masks)
 
 
 def _sparse_only(scores: PyTree, masks: Masks) -> PyTree:
     """Return the scores of sparse leaves alone, whatever stands on the dense ones."""
+    check_masks(scores, masks, "scores")
     structure = jax.tree.structure(masks, is_leaf=is_none)
     flags = jax.tree.leaves(masks, is_leaf=is_none)
     values: list[Any] = jax.tree.leaves(scores, is_leaf=is_none)

@@ -55,7 +55,7 @@ ONES = np.ones(2, np.float32)
             Ticket({"w": ONES}, {"w": np.ones(3, bool)}),
             {},
             ValueError,
-            "mask at 'w' has shape (3,), the weight (2,)",
+            "mask at 'w' has shape (3,), params have (2,)",
         ),
         (Ticket({"w": ONES}, {"w": ONES}), {}, TypeError, "mask at 'w' must be"),
         (Ticket({"w": ONES}, {}), {}, ValueError, "params and masks differ"),
