@@ -1,0 +1,75 @@
+"""The arrays of a prepared set in one file beside it, so that they are decoded only once.
+
+The file is a plain `.npz` that also works alone: a machine without TensorFlow Datasets needs
+nothing but `<data_dir>/<set>/<version>/arrays.npz`, and `prepare_data --from=arrays.npz` takes it.
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+FILE_NAME = "arrays.npz"
+_TEMPORARY_PREFIX = ".arrays-"
+
+
+def load(folder: Path) -> dict[str, np.ndarray] | None:
+    """Reads the cached arrays of the prepared set in `folder`.
+
+    Args:
+      folder: `<data_dir>/<set>/<version>`.
+
+    Returns:
+      The arrays, or None if there are none, they are damaged, or the prepared set beside them is
+      another one than they were read from (its files are hashed). Arrays alone are taken as given.
+    """
+    try:
+        with np.load(folder / FILE_NAME, allow_pickle=False) as file:
+            fingerprint = fingerprint_of(folder)
+            if fingerprint is not None and str(file["fingerprint"]) != fingerprint:
+                return None
+            return {key: file[key] for key in file.files if key != "fingerprint"}
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays beside the prepared set, whole or not at all.
+
+    Args:
+      folder: `<data_dir>/<set>/<version>`; if it cannot be written to, a warning says so.
+      arrays: what `load` returns later.
+    """
+    try:
+        for leftover in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+            leftover.unlink()
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=folder)
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, fingerprint=fingerprint_of(folder) or "", **arrays)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, folder / FILE_NAME)
+    except OSError as error:
+        warnings.warn(f"arrays are not cached, reading takes long again: {error}", stacklevel=2)
+
+
+def fingerprint_of(folder: Path) -> str | None:
+    """Returns a hash of the names and contents of a prepared set's files, None where it has none.
+
+    Reading what is hashed takes about 0.1 s for CIFAR-10 and spares every doubt about dates.
+    """
+    total = hashlib.sha256()
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.name != FILE_NAME and not file.name.startswith(".")
+    )
+    for file in files:
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        total.update(f"{file.name} {digest}\n".encode())
+    return total.hexdigest() if files else None

@@ -1,0 +1,115 @@
+"""Prepared TFDS sets on disk: finding and opening them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.data import array_cache
+from experiments.data.catalog import KNOWN_SETS, missing_message
+
+INFO_FILE = "dataset_info.json"
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def find_prepared(name: str, data_dir: Path) -> Path:
+    """Returns the folder of a set's newest version.
+
+    Args:
+      name: the set's name in TFDS, with its configuration if it has several (`emnist/letters`).
+      data_dir: TFDS's data directory.
+
+    Returns:
+      The folder; it holds a prepared set or its cached arrays. Half-written sets are never there,
+      for they are renamed into place when they are whole.
+
+    Raises:
+      FileNotFoundError: if the set is not prepared, with the command that prepares it.
+      ValueError: if there is no such set.
+    """
+    folders = [
+        folder
+        for folder in (data_dir / name).glob("*.*.*")
+        if _VERSION.fullmatch(folder.name)
+        and ((folder / INFO_FILE).exists() or (folder / array_cache.FILE_NAME).exists())
+    ]
+    if folders:
+        return max(folders, key=lambda folder: tuple(int(part) for part in folder.name.split(".")))
+    if not _is_known(name):
+        raise ValueError(
+            f"unknown data set {name!r}; known are {', '.join(sorted(KNOWN_SETS))}, every image set"
+            f" of TensorFlow Datasets, and what is prepared in {data_dir}"
+        )
+    raise FileNotFoundError(missing_message(name, data_dir))
+
+
+def open_prepared(folder: Path) -> Any:
+    """Returns TFDS's builder of the set in this folder; the import takes about a second.
+
+    Raises:
+      ModuleNotFoundError: if TFDS is not installed.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"reading {folder} needs tensorflow_datasets (pip install 'supjax[experiments]');"
+            f" without it only a set with {array_cache.FILE_NAME} can be read"
+        ) from error
+    return tfds.builder_from_directory(str(folder))
+
+
+def feature_names(name: str, builder: Any) -> tuple[str, str]:
+    """Returns the names of a set's image and label features.
+
+    Raises:
+      ValueError: if it is no image-classification set.
+    """
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ("image", "label")
+    if len(keys) == 2 and all(key in features for key in keys):
+        image, label = keys
+        if hasattr(features[image], "encoding_format") and hasattr(features[label], "num_classes"):
+            return image, label
+    raise ValueError(f"{name} is no image-classification set: its features are {list(features)}")
+
+
+def given_label_names(label: Any) -> tuple[str, ...]:
+    """Returns the class names of a label feature, or none where TFDS only counts the classes."""
+    numbers = [str(index) for index in range(label.num_classes)]
+    return () if list(label.names) == numbers else tuple(label.names)
+
+
+def data_source(builder: Any, split: str, **kwargs: Any) -> Any:
+    """Returns random access to a split's examples.
+
+    Raises:
+      ValueError: if the set was prepared in a format without random access.
+    """
+    try:
+        return builder.as_data_source(split=split, **kwargs)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{builder.data_dir} is not in array_record format;"
+            " prepare the set with experiments.prepare_data in another data_dir"
+        ) from error
+
+
+def skip_decoding() -> Any:
+    """Returns TFDS's decoder that leaves an image as the bytes of its file."""
+    import tensorflow_datasets as tfds
+
+    return tfds.decode.SkipDecoding()
+
+
+def _is_known(name: str) -> bool:
+    if name in KNOWN_SETS:
+        return True
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError:
+        return False
+    try:
+        tfds.builder_cls(name.partition("/")[0])
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        return False
+    return True

@@ -1,0 +1,275 @@
+"""Streamed sets: images are read from disk, decoded and augmented on the host while devices train.
+
+Everything about an example follows from (seed, epoch, its index), and the batch of a step from the
+step, so an iterator can be made at any step without going through those before it.
+"""
+
+import functools
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from experiments.data import jpeg
+from experiments.data.catalog import KNOWN_SETS
+from experiments.data.crops import random_resized_box
+from experiments.data.prepared import (
+    data_source,
+    feature_names,
+    given_label_names,
+    open_prepared,
+    skip_decoding,
+)
+from experiments.data.splitting import divide, split_roles
+from experiments.data.threaded import Loaded, load_batches
+from experiments.data.types import WHOLE, Batch, ImageDataset, Shard
+
+EVAL_RESIZE = 256 / 224  # Shorter side before the middle is cut out, per edge of the result.
+_POLICIES = ("skip", "error")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Random access to the encoded examples of one split.
+
+    Attributes:
+      source: `index -> example`, TFDS's data source with undecoded images.
+      index: which examples of the source belong to the split, `[N]`.
+      image_key: the image's feature.
+      label_key: the label's feature.
+    """
+
+    source: Any
+    index: np.ndarray
+    image_key: str
+    label_key: str
+
+    def read(self, position: int) -> tuple[bytes, int]:
+        """Returns the image file and the label of the example at a position of the split."""
+        example = self.source[int(self.index[position])]
+        return example[self.image_key], int(example[self.label_key])
+
+
+class _Job(NamedTuple):
+    """What a worker is to load: an example, and for training the epoch whose crop it gets."""
+
+    position: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedDataset(ImageDataset):
+    """A set that is read from disk as it is needed.
+
+    Attributes:
+      examples: by split.
+      on_corrupt: `skip` replaces an image that cannot be decoded by the next one in training and
+        leaves it out of an evaluation, with a warning that counts; `error` raises.
+    """
+
+    examples: Mapping[str, Examples]
+    on_corrupt: str = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_corrupt not in _POLICIES:
+            raise ValueError(f"on_corrupt must be one of {_POLICIES}, got {self.on_corrupt!r}")
+
+    def train_batches(
+        self,
+        seed: int,
+        batch_size: int,
+        *,
+        start_step: int = 0,
+        shard: Shard = WHOLE,
+        num_threads: int | None = None,
+        ahead: int = 2,
+    ) -> Iterator[Batch]:
+        """Yields the training batches from a step on, without end.
+
+        Every epoch has its own order and crops. A random-resized crop and a flip with probability
+        1/2 alter every image.
+
+        Args:
+          seed: of the run.
+          batch_size: B, over all processes.
+          start_step: the first step wanted, counted from the beginning of the run.
+          shard: which share of every batch this process takes.
+          num_threads: decoding threads, one a core if None.
+          ahead: batches decoded ahead.
+
+        Yields:
+          Host batches of `B / shard.count` uint8 images `[size, size, 3]`; weights are 1.
+
+        Raises:
+          ValueError: if `batch_size` does not fit the set or the shards.
+        """
+        steps_per_epoch = self.steps_per_epoch(batch_size)
+        size = shard.size(batch_size)
+        order = functools.lru_cache(maxsize=2)(functools.partial(self._epoch_order, seed))
+
+        def jobs() -> Iterator[Sequence[_Job]]:
+            step = start_step
+            while True:
+                epoch, step_of_epoch = divmod(step, steps_per_epoch)
+                start = step_of_epoch * batch_size + shard.index * size
+                yield [_Job(int(place), epoch) for place in order(epoch)[start : start + size]]
+                step += 1
+
+        load = functools.partial(self._load_train, seed)
+        return self._load(jobs(), load, num_threads, ahead)
+
+    def eval_batches(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        shard: Shard = WHOLE,
+        num_threads: int | None = None,
+        ahead: int = 2,
+    ) -> Iterator[Batch]:
+        """Yields every example of a split once, in order: shorter side 256, the middle 224 x 224.
+
+        Args:
+          split: `train`, `validation` or `test`.
+          batch_size: B, over all processes.
+          shard: which share of every batch this process takes; all get the same number of batches.
+          num_threads: decoding threads, one a core if None.
+          ahead: batches decoded ahead.
+
+        Yields:
+          Host batches of `B / shard.count` uint8 images; padding has weight 0.
+
+        Raises:
+          ValueError: if the split does not exist or has no examples, or B cannot be divided.
+        """
+        count, size = self.split_size(split), shard.size(batch_size)
+        jobs = (
+            [_Job(position) for position in range(start, start + size)]
+            for start in range(shard.index * size, count + shard.index * size, batch_size)
+        )
+        load = functools.partial(self._load_eval, split, count)
+        return self._load(jobs, load, num_threads, ahead)
+
+    def _epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(self.sizes["train"])
+
+    def _load(self, jobs: Any, load: Any, num_threads: int | None, ahead: int) -> Iterator[Batch]:
+        cv2.setNumThreads(1)  # The parallelism is across images.
+        skipped = 0
+
+        def warn(note: str) -> None:
+            nonlocal skipped
+            skipped += 1
+            warnings.warn(f"{note}; skipped ({skipped} so far)", stacklevel=2)
+
+        return load_batches(
+            jobs, load, self.image_shape, on_note=warn, num_threads=num_threads, ahead=ahead
+        )
+
+    def _load_train(self, seed: int, job: _Job) -> Loaded:
+        notes: list[str] = []
+        count = self.sizes["train"]
+        for place in range(job.position, job.position + count):
+            position = place % count
+            data, label = self._read("train", position)
+            # The 1 keeps this apart from the key of the epoch's order, which is padded with zeros.
+            rng = np.random.default_rng((seed, job.epoch, position, 1))
+            try:
+                box = random_resized_box(rng, *jpeg.image_size(data))
+                image = jpeg.decode_crop(data, box, self.image_shape[0])
+            except jpeg.CorruptImageError as error:
+                notes.append(self._corrupt("train", position, error))
+                continue
+            return Loaded(image[:, ::-1] if rng.random() < 0.5 else image, label, tuple(notes))
+        raise jpeg.CorruptImageError(f"no training image of {self.name} can be decoded")
+
+    def _load_eval(self, split: str, count: int, job: _Job) -> Loaded:
+        if job.position >= count:
+            return Loaded(None)
+        data, label = self._read(split, job.position)
+        size = self.image_shape[0]
+        try:
+            return Loaded(jpeg.decode_centre(data, round(size * EVAL_RESIZE), size), label)
+        except jpeg.CorruptImageError as error:
+            return Loaded(None, notes=(self._corrupt(split, job.position, error),))
+
+    def _read(self, split: str, position: int) -> tuple[bytes, int]:
+        data, label = self.examples[split].read(position)
+        if not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self.name} {split} label {label} of example {position} is outside"
+                f" 0..{self.num_classes - 1}"
+            )
+        return data, label
+
+    def _corrupt(self, split: str, position: int, error: Exception) -> str:
+        message = f"{self.name} {split} example {position} is corrupt: {error}"
+        if self.on_corrupt == "error":
+            raise jpeg.CorruptImageError(message) from error
+        return message
+
+
+def open_streamed(
+    name: str,
+    folder: Path,
+    *,
+    validation_size: int | None = None,
+    train_size: int | None = None,
+    image_size: int = 224,
+    on_corrupt: str = "skip",
+) -> StreamedDataset:
+    """Opens a prepared set for streaming.
+
+    Args:
+      name: the set's name.
+      folder: where it is prepared.
+      validation_size: see `load_dataset`, as the others.
+      train_size: examples to train on.
+      image_size: edge of the images, in pixels.
+      on_corrupt: `skip` or `error`.
+
+    Returns:
+      The set.
+
+    Raises:
+      ValueError: if it is no image-classification set, lacks a split, or a size is out of range.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size must be positive, got {image_size}")
+    builder = open_prepared(folder)
+    image_key, label_key = feature_names(name, builder)
+    roles = split_roles(name, builder.info.splits, validation_size)
+    decoders = {image_key: skip_decoding()}
+
+    def examples(split: str, index: np.ndarray | None = None) -> Examples:
+        source = data_source(builder, split, decoders=decoders)
+        everything = np.arange(len(source))
+        return Examples(source, everything if index is None else index, image_key, label_key)
+
+    count = builder.info.splits["train"].num_examples
+    kept, held_out = divide(count, 0 if roles.validation else validation_size, train_size)
+    splits = {
+        "train": examples("train", kept),
+        "validation": examples(roles.validation)
+        if roles.validation
+        else examples("train", held_out),
+        "test": examples(roles.test),
+    }
+    label = builder.info.features[label_key]
+    normalisation = KNOWN_SETS.get(name, KNOWN_SETS["imagenet2012"])
+    return StreamedDataset(
+        name=name,
+        image_shape=(image_size, image_size, 3),
+        num_classes=label.num_classes,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        sizes={split: len(content.index) for split, content in splits.items()},
+        label_names=given_label_names(label),
+        examples=splits,
+        on_corrupt=on_corrupt,
+    )

@@ -1,0 +1,88 @@
+"""Prepares an image set in TFDS's format, from the network or from a local copy.
+
+    python -m experiments.prepare_data --dataset=cifar10 --data_dir=~/tensorflow_datasets
+    python -m experiments.prepare_data --dataset=cifar10 --from=cifar-10-python.tar.gz
+    python -m experiments.prepare_data --dataset=imagenet2012 --from=ILSVRC2012
+
+Interrupting it leaves nothing that a later run would take for the whole set.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from experiments.data import importing
+from experiments.data.catalog import KNOWN_SETS, default_data_dir
+
+flags.DEFINE_string("dataset", None, "Name of the set in TFDS, or a new name with --from.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
+_FROM = flags.DEFINE_string(
+    "from",
+    None,
+    "Local copy: a CIFAR archive, an .npz of arrays, or a folder (train/<class>/<image>, IDX files,"
+    " SVHN's .mat files, unpacked CIFAR).",
+)
+
+
+def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
+    """Writes one set in TFDS's format.
+
+    Args:
+      name: the set's name in TFDS; with a local copy any name.
+      data_dir: TFDS's data directory.
+      local_copy: what `importing.read_source` reads; None downloads.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      ValueError, RuntimeError, OSError, ImportError: with one line that says what is wrong.
+    """
+    if name == "digits":
+        raise ValueError("digits needs no preparation: it comes with scikit-learn")
+    if local_copy is not None:
+        return importing.write_tfds(name, importing.read_source(local_copy), data_dir)
+    if name == "imagenet2012":
+        raise ValueError(
+            "imagenet2012 cannot be downloaded without registration: get it from image-net.org"
+            f" ({KNOWN_SETS[name].download}), unpack it and give --from=FOLDER with"
+            " train/<class>/ and val/<class>/"
+        )
+    if name in importing.DOWNLOADS:
+        return importing.write_tfds(name, importing.DOWNLOADS[name], data_dir)
+    try:
+        return importing.prepare_with_tfds(name, data_dir)
+    except ImportError as error:
+        raise ImportError(
+            f"TFDS's builder of {name} needs a package that is missing ({error.name}): install"
+            " tensorflow for this step, or give --from=PATH with a local copy"
+        ) from error
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command; errors that the user can mend end it with one line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    name = flags.FLAGS.dataset
+    data_dir = Path(_DATA_DIR.value or default_data_dir()).expanduser()
+    local_copy = Path(_FROM.value).expanduser() if _FROM.value else None
+    try:
+        folder = prepare(name, data_dir, local_copy)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: nothing was prepared")
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        sys.exit(f"cannot prepare {name}: {error}")
+    print(f"{name} is prepared in {folder}")
+
+
+def run() -> None:
+    """Entry point of the command line."""
+    flags.mark_flag_as_required("dataset")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()
