@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 
 from experiments.models.blocks import BasicBlock
-from experiments.models.layers import Network, dense, kaiming_fan_in
+from experiments.models.initializers import kaiming_fan_in
+from experiments.models.layers import Network, dense
 
 
 class CifarResNet(Network):

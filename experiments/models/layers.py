@@ -1,4 +1,4 @@
-"""What all networks share: batch norm as in PyTorch, initialisers, fields and checks."""
+"""What all networks share: batch norm as in PyTorch, dense layers, fields and checks."""
 
 import functools
 import math
@@ -9,35 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-"""`N(0, 2 / fan_in)`, PyTorch's `kaiming_normal_` (not truncated)."""
-
-kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""`N(0, 2 / fan_out)` with `fan_out` = kernel area × output channels."""
-
-torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""`U(-1/sqrt(fan_in), 1/sqrt(fan_in))`: what PyTorch gives a layer that nobody initialises."""
-
-
-def torch_bias(fan_in: int) -> Callable[..., jax.Array]:
-    """Returns PyTorch's default initialiser of a bias, `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`.
-
-    Args:
-      fan_in: number of inputs that one output sums over (kernel area × input channels).
-
-    Returns:
-      A function `(key, shape, dtype) -> bias`.
-
-    >>> bias = torch_bias(4)(jax.random.key(0), (100,))
-    >>> bool(abs(bias).max() <= 0.5)
-    True
-    """
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+from experiments.models.initializers import Initializer, torch_bias, torch_kernel
 
 
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array, int]:
@@ -215,7 +187,7 @@ def dense(
     *,
     name: str,
     dtype: Any,
-    kernel_init: Callable[..., jax.Array] = torch_kernel,
+    kernel_init: Initializer = torch_kernel,
     use_bias: bool = True,
 ) -> jax.Array:
     """Returns the output of a new dense layer of the module that calls, initialised as in PyTorch.

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 
 from experiments.models.blocks import BasicBlock, Bottleneck
-from experiments.models.layers import Network, dense, kaiming_fan_in, torch_kernel
+from experiments.models.initializers import kaiming_fan_in, torch_kernel
+from experiments.models.layers import Network, dense
 
 Block = Callable[..., BasicBlock | Bottleneck]
 

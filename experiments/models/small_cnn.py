@@ -3,14 +3,8 @@
 import flax.linen as nn
 import jax
 
-from experiments.models.layers import (
-    Network,
-    dense,
-    flatten_channels_first,
-    kaiming_fan_in,
-    torch_bias,
-    torch_kernel,
-)
+from experiments.models.initializers import kaiming_fan_in, torch_bias, torch_kernel
+from experiments.models.layers import Network, dense, flatten_channels_first
 
 
 class DigitsCNN(Network):

@@ -6,14 +6,8 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
-from experiments.models.layers import (
-    Network,
-    dense,
-    flatten_channels_first,
-    kaiming_fan_out,
-    torch_bias,
-    torch_kernel,
-)
+from experiments.models.initializers import kaiming_fan_out, normal, torch_bias, torch_kernel
+from experiments.models.layers import Network, dense, flatten_channels_first
 
 POOL = 0
 """Marks a 2x2 max-pool among the channel counts of a plan."""
@@ -98,7 +92,7 @@ class VGG19(Network):
         x = _features(x, plan, conv, self.norm(train), "feature").mean((1, 2))
         classifier = nn.Dense(
             self.num_classes,
-            kernel_init=nn.initializers.normal(0.01),
+            kernel_init=normal(0.01),
             dtype=self.dtype,
             name="classifier",
         )

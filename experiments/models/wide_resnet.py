@@ -6,7 +6,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from experiments.models.layers import Network, kaiming_fan_out, torch_kernel
+from experiments.models.initializers import kaiming_fan_out, torch_kernel
+from experiments.models.layers import Network
 
 
 class WideBlock(nn.Module):
