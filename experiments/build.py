@@ -1,0 +1,223 @@
+"""From a config to the static parts of a run: plan, schedules, method, optimizer, model, loss."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+import supjax
+from experiments.data.arrays import ArrayDataset
+from experiments.data.loading import load_dataset
+from experiments.data.streaming import StreamedDataset
+from experiments.data.types import Batch, ImageDataset
+from experiments.errors import ConfigError
+from experiments.models import create_model
+from supjax.masks import path_str
+from supjax.topologies import METHODS
+from supjax.types import PyTree, Schedule, TopologyTransform
+
+
+class Parts(NamedTuple):
+    """What is closed over by the compiled steps."""
+
+    steps_per_epoch: int
+    plan: supjax.CyclePlan
+    model: Any
+    topology: TopologyTransform
+    tx: optax.GradientTransformation
+    learning_rate: Schedule
+    loss_fn: Callable[..., Any]
+
+
+def open_dataset(config: ConfigDict) -> ArrayDataset | StreamedDataset:
+    """Return the config's data set.
+
+    Raises:
+      ConfigError: if it is missing or too small for the config; the line says what to do.
+    """
+    try:
+        dataset = load_dataset(
+            config.dataset,
+            data_dir=config.runtime.data_dir or None,
+            validation_size=config.validation_size,
+            on_corrupt=config.runtime.corrupt_images,
+        )
+        dataset.steps_per_epoch(config.batch_size)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    return dataset
+
+
+def build(config: ConfigDict, dataset: ImageDataset) -> Parts:
+    """Return the static parts of a run of this config on this data set."""
+    steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
+    plan = cycle_plan(config, steps_per_epoch)
+    learning_rate = learning_rate_schedule(config, plan, steps_per_epoch)
+    model = create_model(
+        config.model.name,
+        dataset.num_classes,
+        width=config.model.width,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+    return Parts(
+        steps_per_epoch=steps_per_epoch,
+        plan=plan,
+        model=model,
+        topology=topology(config, plan, steps_per_epoch),
+        tx=optimizer(config, learning_rate),
+        learning_rate=learning_rate,
+        loss_fn=make_loss_fn(model, config.optimizer.label_smoothing),
+    )
+
+
+def cycle_plan(config: ConfigDict, steps_per_epoch: int) -> supjax.CyclePlan:
+    """Return the two phases; without Sup-tickets the whole budget is the normal phase."""
+    sup = config.sup_tickets
+    return supjax.CyclePlan.from_epochs(
+        config.epochs,
+        cycle_fraction=sup.cycle_fraction if sup.enabled else 0,
+        cycle_epochs=min(sup.cycle_epochs, config.epochs) if not sup.enabled else sup.cycle_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def learning_rate_schedule(
+    config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int
+) -> Schedule:
+    """Return the one schedule of both phases: step decay, then triangular cycles."""
+    fields = config.optimizer
+    normal_epochs = plan.normal_steps // steps_per_epoch
+    boundaries = [
+        int(m * normal_epochs if m < 1 else m) * steps_per_epoch for m in fields.milestones
+    ]
+    normal = supjax.step_decay_schedule(
+        fields.learning_rate,
+        boundaries,
+        factor=fields.decay_factor,
+        warmup_steps=fields.warmup_epochs * steps_per_epoch,
+    )
+    return supjax.sup_tickets_schedule(
+        normal, plan, config.sup_tickets.low, config.sup_tickets.high
+    )
+
+
+def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -> TopologyTransform:
+    """Return the host method, given those of the config's fields that it takes."""
+    fields = config.topology
+    rate: Any = fields.drop_fraction
+    if fields.drop_decay == "cosine":
+        rate = supjax.cosine_fraction(rate, plan.normal_steps)
+    start, end = ramp_steps(config, steps_per_epoch)
+    offered = {
+        "density": target_density(config),
+        "distribution": fields.distribution,
+        "update_every": fields.update_every,
+        "drop_fraction": fields.drop_fraction if config.method.endswith("_itop") else rate,
+        "stop": plan.normal_steps if config.method.endswith("_itop") else None,
+        "ramp_start": start,
+        "ramp_end": end,
+        "initial_density": initial_density(config),
+    }
+    taken = inspect.signature(METHODS[config.method]).parameters
+    return supjax.make_topology(config.method, **{k: v for k, v in offered.items() if k in taken})
+
+
+def target_density(config: ConfigDict) -> float:
+    """Return the density of the networks of a run; superposition prunes back to it."""
+    return 1.0 if config.method == "dense" else round(1 - config.sparsity, 12)
+
+
+def initial_density(config: ConfigDict) -> float:
+    """Return the density at which a ramp starts; gradual magnitude pruning starts dense."""
+    return 1.0 if config.method == "gmp" else round(1 - config.topology.initial_sparsity, 12)
+
+
+def ramp_steps(config: ConfigDict, steps_per_epoch: int) -> tuple[int, int]:
+    """Return the first and the last step of a density ramp."""
+    first, last = config.topology.ramp_epochs
+    return first * steps_per_epoch, last * steps_per_epoch
+
+
+def density_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    """Return `step -> density` of a run: a cubic ramp for gmp and granet, else a constant."""
+    density = target_density(config)
+    if config.method not in ("gmp", "granet"):
+        return lambda step: density
+    start, end = ramp_steps(config, steps_per_epoch)
+    return supjax.cubic_density_ramp(initial_density(config), density, start, end)
+
+
+def optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:
+    """Return SGD with momentum and weight decay added to the gradient, as PyTorch does."""
+    fields = config.optimizer
+    return optax.chain(
+        optax.add_decayed_weights(
+            fields.weight_decay, None if fields.decay_batch_norm else without_batch_norm
+        ),
+        optax.sgd(learning_rate, momentum=fields.momentum or None),
+    )
+
+
+def without_batch_norm(params: PyTree) -> PyTree:
+    """Return True on every leaf but batch norm's: its `scale`, and the `bias` beside one."""
+    paths = [path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    norms = {path.removesuffix("/scale") for path in paths if path.endswith("/scale")}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path_str(path).rpartition("/")[0] not in norms, params
+    )
+
+
+def make_loss_fn(model: Any, label_smoothing: float) -> Callable[..., Any]:
+    """Return the training loss of `supjax.make_train_step`: mean cross entropy, plus accuracy.
+
+    Batches are `experiments.data.Batch`, all of whose weights are 1 in training.
+    """
+
+    def loss_fn(
+        params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+        del key
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch.images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
+        loss = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch.labels, dtype=jnp.float32)
+        return jnp.mean(loss), (updated.get("batch_stats", {}), {"accuracy": accuracy})
+
+    return loss_fn
+
+
+def make_metrics_fn(model: Any) -> Callable[..., Any]:
+    """Return `(tickets, batch) -> sums` over a batch: loss, correct answers, examples.
+
+    Several tickets answer together, by the mean of their class probabilities; one answers for
+    itself. Padded examples have weight 0.
+    """
+
+    def metrics_fn(tickets: tuple[supjax.Ticket, ...], batch: Batch) -> PyTree:
+        log_probabilities = [
+            jax.nn.log_softmax(
+                model.apply(
+                    {"params": t.params, "batch_stats": t.batch_stats}, batch.images, train=False
+                )
+            )
+            for t in tickets
+        ]
+        mean = jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0) - jnp.log(len(tickets))
+        loss = -jnp.take_along_axis(mean, batch.labels[:, None], axis=1)[:, 0]
+        hits = jnp.argmax(mean, axis=-1) == batch.labels
+        return {
+            "loss": jnp.sum(loss * batch.weights),
+            "correct": jnp.sum(hits * batch.weights),
+            "examples": jnp.sum(batch.weights),
+        }
+
+    return metrics_fn

@@ -1,0 +1,1 @@
+"""Configs: one lab note an experiment; `common` holds the shared fields."""

@@ -1,0 +1,35 @@
+r"""RigL + Sup-tickets on Fashion-MNIST with a small convolutional network.
+
+    python -m experiments.prepare_data --dataset=fashion_mnist --data_dir=DIR --from=FOLDER
+    python -m experiments.main --config=experiments/configs/fashion_mnist.py \
+        --config.runtime.data_dir=DIR --workdir=runs/fashion_mnist
+
+No published number; meant for studies that two CPU cores can carry.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Return the config; see `common.SHORT_NAMES` for the words of `arg`."""
+    config = common.base()
+    config.dataset = "fashion_mnist"
+    config.model.name = "digits_cnn"
+    config.epochs = 20
+    config.topology.update_every = 200
+    config.topology.ramp_epochs = (0, 7)
+    config.optimizer.learning_rate = 0.05
+    config.sup_tickets.update({"cycle_fraction": 0.3, "cycle_epochs": 2})
+    return common.finish(config, arg, runlocal)
+
+
+def runlocal(config: ConfigDict) -> None:
+    """Cut the network and the run down to a smoke run."""
+    config.model.width = 0.25
+    config.batch_size = 500
+    config.epochs = 3
+    config.topology.update_every = 30
+    config.topology.ramp_epochs = (0, 1)
+    config.sup_tickets.update({"cycle_fraction": 0.7, "cycle_epochs": 1})

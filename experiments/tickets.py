@@ -1,0 +1,151 @@
+"""Taking tickets out of a training state and folding them into the superposition."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import supjax
+from experiments.build import target_density
+from experiments.metrics import MetricWriter
+from experiments.progress import Progress
+from experiments.timeline import Timeline
+from experiments.walks import Walk
+from supjax.ticket_io import save_ticket
+from supjax.training import TrainState
+
+PRETRAINED = "pretrained"
+"""File name of the network at the end of the normal phase."""
+
+
+def ticket_name(number: int) -> str:
+    """Return the file name of ticket `number`, from 1."""
+    return f"ticket_{number}"
+
+
+def superposed_name(number: int) -> str:
+    """Return the file name of the superposition after ticket `number`."""
+    return f"superposed_{number}"
+
+
+def ticket_path(workdir: Path, name: str) -> Path:
+    """Return where the network of that name is kept in a run's folder."""
+    return workdir / "tickets" / f"{name}.npz"
+
+
+def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) -> TrainState:
+    """Make a network the first member of the superposition."""
+    return state._replace(
+        superposed=ticket,
+        superposed_count=jnp.ones((), jnp.int32),
+        superposed_active=supjax.initial_active(ticket, average),
+    )
+
+
+def fold_ticket(state: TrainState, ticket: supjax.Ticket, config: ConfigDict) -> TrainState:
+    """Fold a ticket into the superposition, or start it; training itself is not touched."""
+    fields = config.sup_tickets
+    if state.superposed is None:
+        return start_superposition(state, ticket, fields.average)
+    fold = jax.jit(
+        partial(
+            supjax.superpose_step,
+            density=target_density(config),
+            average=fields.average,
+            scope=fields.scope,
+            beta=fields.beta,
+        )
+    )
+    active = state.superposed_active
+    folded = fold(state.superposed, ticket, state.superposed_count, active=active)
+    return state._replace(
+        superposed=folded,
+        superposed_count=state.superposed_count + 1,
+        superposed_active=supjax.next_active(active, folded, ticket),
+    )
+
+
+class TicketShelf:
+    """Keeps the networks of a run: what happens between steps, in files that a redo overwrites."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, model: Any, walk: Walk, primary: bool
+    ) -> None:
+        self._config = config
+        self._workdir = workdir
+        self._apply_fn = partial(model.apply, train=True, mutable=["batch_stats"])
+        self._walk = walk
+        self._primary = primary
+
+    def events(
+        self,
+        state: TrainState,
+        done: int,
+        timeline: Timeline,
+        writer: MetricWriter | None,
+        progress: Progress,
+    ) -> tuple[TrainState, bool]:
+        """Do what is due when `done` steps are done.
+
+        Args:
+          state: the state after these steps.
+          done: how many.
+          timeline: when what is due.
+          writer: for the scores on the validation split; None on other processes than the first.
+          progress: for a line about every event.
+
+        Returns:
+          The state, with a new superposition after a ticket, and whether it is worth a checkpoint.
+        """
+        fields = self._config.sup_tickets
+        kept = False
+        if timeline.normal_phase_ends(done):
+            ticket = jax.device_get(state.ticket)
+            self._keep(PRETRAINED, "pretrained", ticket, done, writer, progress)
+            if fields.include_pretrained and timeline.plan.num_cycles:
+                state = start_superposition(state, ticket, fields.average)
+            kept = True
+        elif number := timeline.ticket_after(done):
+            ticket = jax.device_get(state.ticket)
+            self._keep(ticket_name(number), "ticket", ticket, done, writer, progress)
+            state = fold_ticket(state, ticket, self._config)
+            folded = self._with_batch_stats(jax.device_get(state.superposed))
+            self._keep(superposed_name(number), "superposed", folded, done, writer, progress)
+            kept = True
+        elif timeline.evaluation_due(done) and self._walk.has_split("validation"):
+            scores = self._walk.evaluate((state.ticket,), "validation")
+            if writer:
+                writer.write(done, "validation", scores)
+        return state, kept
+
+    def _keep(
+        self,
+        name: str,
+        kind: str,
+        ticket: supjax.Ticket,
+        done: int,
+        writer: MetricWriter | None,
+        progress: Progress,
+    ) -> None:
+        scores: dict[str, Any] = {"density": float(supjax.density(ticket.masks))}
+        if self._walk.has_split("validation"):
+            scores |= self._walk.evaluate((ticket,), "validation")
+        if writer:
+            path = ticket_path(self._workdir, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            metadata = {"name": name, "step": done, "config": self._config.to_dict(), **scores}
+            save_ticket(path, ticket, metadata)
+            writer.write(done, kind, scores)
+        accuracy = f", validation accuracy {scores['accuracy']:.2%}" if "accuracy" in scores else ""
+        progress.log(f"{name.replace('_', ' ')}: density {scores['density']:.4f}{accuracy}")
+
+    def _with_batch_stats(self, ticket: supjax.Ticket) -> supjax.Ticket:
+        """Return a superposed network with the batch-norm statistics that the config asks for."""
+        fields = self._config.sup_tickets
+        if fields.batch_stats == "average" or not jax.tree.leaves(ticket.batch_stats):
+            return ticket
+        images = (b.images for b in self._walk.training_batches(fields.recompute_batches))
+        return jax.device_get(supjax.recompute_batch_stats(self._apply_fn, ticket, images))

@@ -1,0 +1,128 @@
+"""Steps over a data set that lives on the device."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+import supjax
+from experiments.build import Parts
+from experiments.data.arrays import ArrayDataset, epoch_permutation, stack_batches, train_batch
+from experiments.data.types import Augmentation, Batch, Shard, Split
+from experiments.walks.steps import (
+    Steps,
+    join_superposition,
+    mean_scores,
+    split_superposition,
+    zero_sums,
+)
+from supjax.training import TrainState
+from supjax.types import PyTree
+
+DATA_KEY = 2
+"""What a run's seed is folded with for the order and augmentation of its examples."""
+
+
+class ResidentWalk:
+    """A data set on the device as uint8: shuffled, augmented and batched inside the steps."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        dataset: ArrayDataset,
+        devices: int,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: bool,
+        fused: bool,
+    ) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._steps_per_epoch = dataset.steps_per_epoch(batch_size)
+        self._augmentation = dataset.augmentation if augment else Augmentation()
+        self._key = jax.random.fold_in(jax.random.key(seed), DATA_KEY)
+        self._fused = fused
+        self._steps = Steps(parts, self._train_batch, self._eval_batch, devices, None)
+        self._train = self._steps.place(dataset.split("train"))
+        self._held_out: dict[str, tuple[Batch, int]] = {}
+        self._epoch = -1
+        self._permute = jax.jit(epoch_permutation, static_argnums=2)
+
+    def has_split(self, split: str) -> bool:
+        """Say whether the data set has examples in a split."""
+        return self._dataset.sizes[split] > 0
+
+    def place(self, state: TrainState) -> TrainState:
+        """Put a state on the devices of the steps."""
+        core, whole = split_superposition(state)
+        return join_superposition(self._steps.place(core), whole)
+
+    def advance(self, state: TrainState, stop: int) -> tuple[TrainState, PyTree]:
+        """Train to just before step `stop`, all in one epoch."""
+        core, whole = split_superposition(state)
+        step = int(core.step)
+        data, sums = self._data(step), zero_sums()
+        if self._fused:
+            core, sums = self._steps.many(core, sums, data, np.int32(stop))
+        else:
+            for _ in range(stop - step):
+                core, sums = self._steps.one(core, sums, data)
+        return join_superposition(core, whole), sums
+
+    def move(self, state: TrainState, drop_fraction: float) -> tuple[TrainState, PyTree]:
+        """Train one step and move the masks."""
+        core, whole = split_superposition(state)
+        data = self._data(int(core.step))
+        core, sums = self._steps.moving(core, zero_sums(), data, np.float32(drop_fraction))
+        return join_superposition(core, whole), sums
+
+    def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
+        """Return accuracy and loss of tickets answering together on a split."""
+        if split not in self._held_out:
+            batches = stack_batches(self._dataset.split(split), self._batch_size)
+            self._held_out[split] = self._steps.place(batches), len(batches.labels)
+        batches, count = self._held_out[split]
+        tickets = self._steps.place(tickets)
+        return mean_scores(
+            self._steps.scoring(tickets, batches, np.int32(index)) for index in range(count)
+        )
+
+    def training_batches(self, count: int) -> Iterator[Batch]:
+        """Yield the first `count` training batches, normalised (0: one epoch)."""
+        batch = jax.jit(lambda data, step: self._train_batch(data, step, Shard()))
+        train = self._dataset.split("train")
+        for step in range(count or self._steps_per_epoch):
+            order = self._permute(self._key, step // self._steps_per_epoch, len(train.labels))
+            yield batch((train, order), np.int32(step))
+
+    def _data(self, step: int) -> tuple[Split, jax.Array]:
+        """Return the examples and their order in the epoch of a step, on the devices."""
+        epoch = step // self._steps_per_epoch
+        if epoch != self._epoch:
+            order = self._permute(self._key, epoch, len(self._train.labels))
+            self._epoch, self._order = epoch, self._steps.place(order)
+        return self._train, self._order
+
+    def _train_batch(self, data: tuple[Split, jax.Array], step: jax.Array, shard: Shard) -> Batch:
+        split, order = data
+        batch = train_batch(
+            self._key,
+            split,
+            order,
+            step // self._steps_per_epoch,
+            step % self._steps_per_epoch,
+            batch_size=self._batch_size,
+            augmentation=self._augmentation,
+            shard=shard,
+        )
+        return batch._replace(images=self._dataset.normalize(batch.images))
+
+    def _eval_batch(self, data: Batch, index: jax.Array, shard: Shard) -> Batch:
+        size = shard.size(self._batch_size)
+
+        def share(leaf: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(leaf[index], shard.index * size, size)
+
+        batch = jax.tree.map(share, data)
+        return batch._replace(images=self._dataset.normalize(batch.images))

@@ -1,0 +1,136 @@
+"""The compiled steps of a run, whatever its data: many steps a dispatch, one or several devices."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import supjax
+from experiments.build import Parts, make_metrics_fn
+from experiments.data.types import Batch, Shard
+from supjax.training import TrainState
+from supjax.types import PyTree
+
+AXIS = "batch"
+NEVER = np.int32(np.iinfo(np.int32).max)
+"""Value of `first_bad` while every loss was finite."""
+
+
+def zero_sums() -> PyTree:
+    """Return empty sums of the metrics of training steps."""
+    return {
+        "loss": jnp.zeros((), jnp.float32),
+        "accuracy": jnp.zeros((), jnp.float32),
+        "steps": jnp.zeros((), jnp.int32),
+        "first_bad": jnp.asarray(NEVER),
+    }
+
+
+def add_metrics(sums: PyTree, metrics: PyTree, step: jax.Array) -> PyTree:
+    """Add one step's metrics; `first_bad` is the first step whose loss is not finite."""
+    bad = jnp.where(jnp.isfinite(metrics["loss"]), NEVER, step)
+    return {
+        "loss": sums["loss"] + metrics["loss"],
+        "accuracy": sums["accuracy"] + metrics["accuracy"],
+        "steps": sums["steps"] + 1,
+        "first_bad": jnp.minimum(sums["first_bad"], bad),
+    }
+
+
+def split_superposition(state: TrainState) -> tuple[TrainState, TrainState]:
+    """Return the state that the steps compile for, without the superposition, and the whole.
+
+    The superposition appears in the cyclic phase; were it part of the compiled state, every step
+    would compile a second time there.
+    """
+    core = state._replace(superposed=None, superposed_count=0, superposed_active=None)
+    return core, state
+
+
+def join_superposition(core: TrainState, whole: TrainState) -> TrainState:
+    """Return a stepped state with the superposition that `split_superposition` set aside."""
+    return core._replace(
+        superposed=whole.superposed,
+        superposed_count=whole.superposed_count,
+        superposed_active=whole.superposed_active,
+    )
+
+
+class Steps:
+    """The compiled steps, on one device (jit) or several (pmap); each compiles once in a run."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        train_batch: Callable[[Any, jax.Array, Shard], Batch],
+        eval_batch: Callable[[Any, jax.Array, Shard], Batch],
+        devices: int,
+        data_axis: int | None,
+    ) -> None:
+        """Build the functions; they compile when they are first called.
+
+        Args:
+          parts: the run's static parts.
+          train_batch: `(data, step, shard) -> one device's share of a batch`, traced into them.
+          eval_batch: `(data, index, shard) -> one device's share`, likewise.
+          devices: devices in this process.
+          data_axis: None if every device sees all of `data`, 0 if it comes split.
+        """
+        count = devices * jax.process_count()
+        axis = AXIS if count > 1 else None
+        train = supjax.make_train_step(parts.loss_fn, parts.tx, parts.topology, axis_name=axis)
+        move = supjax.make_topology_step(parts.loss_fn, parts.tx, parts.topology, axis_name=axis)
+        score = supjax.make_eval_step(make_metrics_fn(parts.model), axis_name=axis)
+
+        def shard() -> Shard:
+            return Shard() if axis is None else Shard(jax.lax.axis_index(axis), count)
+
+        def one(state: TrainState, sums: PyTree, data: Any) -> tuple[TrainState, PyTree]:
+            step = state.step
+            state, metrics = train(state, train_batch(data, step, shard()))
+            return state, add_metrics(sums, metrics, step)
+
+        def many(
+            state: TrainState, sums: PyTree, data: Any, stop: jax.Array
+        ) -> tuple[TrainState, PyTree]:
+            def unfinished(carry: tuple[TrainState, PyTree]) -> jax.Array:
+                return carry[0].step < stop
+
+            return jax.lax.while_loop(unfinished, lambda carry: one(*carry, data), (state, sums))
+
+        def moving(
+            state: TrainState, sums: PyTree, data: Any, drop_fraction: jax.Array
+        ) -> tuple[TrainState, PyTree]:
+            step = state.step
+            batch = train_batch(data, step, shard())
+            state, metrics = move(state, batch, drop_fraction)
+            return state, add_metrics(sums, metrics, step)
+
+        def scoring(tickets: tuple[supjax.Ticket, ...], data: Any, index: jax.Array) -> PyTree:
+            return score(tickets, eval_batch(data, index, shard()))
+
+        def compiled(function: Callable[..., Any], *axes: Any, donate: Any = ()) -> Any:
+            if axis is None:
+                return jax.jit(function, donate_argnums=donate)
+            chosen = jax.local_devices()[:devices] if jax.process_count() == 1 else None
+            return supjax.data_parallel(
+                function, AXIS, in_axes=axes, devices=chosen, donate_argnums=donate
+            )
+
+        self.one = compiled(one, None, None, data_axis, donate=(0, 1))
+        self.many = compiled(many, None, None, data_axis, None, donate=(0, 1))
+        self.moving = compiled(moving, None, None, data_axis, None, donate=(0, 1))
+        self.scoring = compiled(scoring, None, data_axis, None)
+        self.place = compiled(lambda tree: tree, None)
+
+
+def mean_scores(batches: Iterable[PyTree]) -> dict[str, float]:
+    """Return accuracy and mean loss from the sums over batches."""
+    sums = [jax.device_get(batch) for batch in batches]
+    examples = sum(float(batch["examples"]) for batch in sums)
+    return {
+        "accuracy": sum(float(batch["correct"]) for batch in sums) / examples,
+        "loss": sum(float(batch["loss"]) for batch in sums) / examples,
+    }

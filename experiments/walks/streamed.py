@@ -1,0 +1,117 @@
+"""Steps over a data set that the host decodes while the devices train."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+import supjax
+from experiments.build import Parts
+from experiments.data.streaming import StreamedDataset
+from experiments.data.types import Batch, Shard
+from experiments.walks.steps import (
+    Steps,
+    join_superposition,
+    mean_scores,
+    split_superposition,
+    zero_sums,
+)
+from supjax.training import TrainState
+from supjax.types import PyTree
+
+
+class StreamedWalk:
+    """Batches from the host, each process its share, one step a dispatch.
+
+    JAX dispatches asynchronously: while the devices work on one step, the host hands them the
+    batch of the next one and its threads decode those after it.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        dataset: StreamedDataset,
+        devices: int,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int | None,
+    ) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._seed = seed
+        self._workers = workers
+        self._devices = devices
+        self._split = devices * jax.process_count() > 1
+        axis = 0 if self._split else None
+        self._steps = Steps(parts, self._train_batch, self._eval_batch, devices, axis)
+        self._process = Shard(jax.process_index(), jax.process_count())
+        self._batches: Iterator[Batch] | None = None
+        self._next_step = -1
+
+    def has_split(self, split: str) -> bool:
+        """Say whether the data set has examples in a split."""
+        return self._dataset.sizes[split] > 0
+
+    def place(self, state: TrainState) -> TrainState:
+        """Put a state on the devices of the steps."""
+        core, whole = split_superposition(state)
+        return join_superposition(self._steps.place(core), whole)
+
+    def advance(self, state: TrainState, stop: int) -> tuple[TrainState, PyTree]:
+        """Train to just before step `stop`."""
+        core, whole = split_superposition(state)
+        sums = zero_sums()
+        for step in range(int(core.step), stop):
+            core, sums = self._steps.one(core, sums, self._batch(step))
+        return join_superposition(core, whole), sums
+
+    def move(self, state: TrainState, drop_fraction: float) -> tuple[TrainState, PyTree]:
+        """Train one step and move the masks."""
+        core, whole = split_superposition(state)
+        data = self._batch(int(core.step))
+        core, sums = self._steps.moving(core, zero_sums(), data, np.float32(drop_fraction))
+        return join_superposition(core, whole), sums
+
+    def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
+        """Return accuracy and loss of tickets answering together on a split."""
+        tickets = self._steps.place(tickets)
+        batches = self._dataset.eval_batches(
+            split, self._batch_size, shard=self._process, num_threads=self._workers
+        )
+        return mean_scores(
+            self._steps.scoring(tickets, self._to_devices(batch), np.int32(0)) for batch in batches
+        )
+
+    def training_batches(self, count: int) -> Iterator[Batch]:
+        """Yield the first `count` training batches, normalised (0: one epoch)."""
+        batches = self._dataset.train_batches(
+            self._seed, self._batch_size, num_threads=self._workers
+        )
+        for _ in range(count or self._dataset.steps_per_epoch(self._batch_size)):
+            batch = next(batches)
+            yield batch._replace(images=self._dataset.normalize(batch.images))
+
+    def _batch(self, step: int) -> Any:
+        """Return this process's share of a step's batch; in order without a gap, or anew."""
+        if self._batches is None or step != self._next_step:
+            self._batches = self._dataset.train_batches(
+                self._seed,
+                self._batch_size,
+                start_step=step,
+                shard=self._process,
+                num_threads=self._workers,
+            )
+        self._next_step = step + 1
+        return self._to_devices(next(self._batches))
+
+    def _to_devices(self, batch: Batch) -> Any:
+        return supjax.split_batch(batch, self._devices) if self._split else batch
+
+    def _train_batch(self, data: Batch, step: jax.Array, shard: Shard) -> Batch:
+        del step, shard  # the batch is this device's share already
+        return data._replace(images=self._dataset.normalize(data.images))
+
+    def _eval_batch(self, data: Batch, index: jax.Array, shard: Shard) -> Batch:
+        return self._train_batch(data, index, shard)
