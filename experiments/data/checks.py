@@ -1,6 +1,10 @@
-"""Refusing arrays that are no image-classification split, with one line that says why."""
+"""Refusing images and arrays that cannot be used, with one line that says why."""
 
 import numpy as np
+
+
+class CorruptImageError(ValueError):
+    """An image file that cannot be decoded, or not to its end."""
 
 
 def check_images(split: str, images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From host batches to devices: the device axis that pmap wants, and transfers ahead of time."""
+"""From host batches to devices, ahead of time."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,32 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
+import supjax
 from experiments.data.types import Batch
-
-
-def split_over_devices(batch: Batch, num_devices: int) -> Batch:
-    """Gives a batch the leading device axis of pmap: `[B, ...]` becomes `[D, B / D, ...]`.
-
-    Args:
-      batch: of one process.
-      num_devices: D, the devices of this process.
-
-    Returns:
-      The batch, views of the same arrays; device d has the d-th share.
-
-    Raises:
-      ValueError: if the batch cannot be divided evenly.
-
-    >>> batch = Batch(np.zeros((4, 2, 2, 1)), np.arange(4), np.ones(4))
-    >>> split_over_devices(batch, 2).labels.tolist()
-    [[0, 1], [2, 3]]
-    """
-    size = len(batch.labels)
-    if size % num_devices:
-        raise ValueError(f"a batch of {size} cannot be divided over {num_devices} devices")
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(num_devices, size // num_devices, *leaf.shape[1:]), batch
-    )
 
 
 def prefetch_to_device(
@@ -54,7 +30,7 @@ def prefetch_to_device(
         placement = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
     queue: deque[Batch] = deque()
     for batch in batches:
-        shaped = batch if devices is None else split_over_devices(batch, len(devices))
+        shaped = batch if devices is None else supjax.split_batch(batch, len(devices))
         queue.append(jax.device_put(shaped, placement))
         if len(queue) > ahead:
             yield queue.popleft()

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from experiments.data.checks import CorruptImageError
 from experiments.data.crops import Box, centre_box, shorter_side_size
 
 _START_OF_IMAGE = b"\xff\xd8"
@@ -25,10 +26,6 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL_MARKERS = frozenset({0xC0, 0xC1})  # Rows come in order; progressive scans do not.
 _MARGIN_ROWS = 16  # Chroma upsampling looks into the next block of at most 16 rows.
 _SCALES = (8, 4, 2)
-
-
-class CorruptImageError(ValueError):
-    """An image file that cannot be decoded, or not to its end."""
 
 
 class _Frame(NamedTuple):

@@ -1,9 +1,6 @@
 """`load_dataset`: any image set by name, ready for the training loop."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +12,8 @@ from experiments.data.checks import check_images, check_labels
 from experiments.data.digits import load_digits
 from experiments.data.prepared import feature_names, find_prepared, open_prepared
 from experiments.data.splitting import divide, split_roles
+from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Augmentation, Split
-
-if TYPE_CHECKING:
-    from experiments.data.streaming import StreamedDataset
 
 
 def load_dataset(
@@ -62,8 +57,7 @@ def load_dataset(
         directory = Path(data_dir).expanduser() if data_dir else default_data_dir()
         folder = find_prepared(name, directory)
         if streamed if streamed is not None else _must_stream(name, folder):
-            # Decoders are imported only where images are decoded.
-            from experiments.data.streaming import open_streamed
+            from experiments.data.opening import open_streamed  # Only here are decoders needed.
 
             return open_streamed(
                 name,

@@ -8,27 +8,14 @@ import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 
-from experiments.data import jpeg
-from experiments.data.catalog import KNOWN_SETS
-from experiments.data.crops import random_resized_box
-from experiments.data.prepared import (
-    data_source,
-    feature_names,
-    given_label_names,
-    open_prepared,
-    skip_decoding,
-)
-from experiments.data.splitting import divide, split_roles
+from experiments.data.checks import CorruptImageError
 from experiments.data.threaded import Loaded, load_batches
 from experiments.data.types import WHOLE, Batch, ImageDataset, Shard
 
-EVAL_RESIZE = 256 / 224  # Shorter side before the middle is cut out, per edge of the result.
 _POLICIES = ("skip", "error")
 
 
@@ -54,6 +41,18 @@ class Examples:
         return example[self.image_key], int(example[self.label_key])
 
 
+class Decoder(Protocol):
+    """From image files to what the network sees; both raise `CorruptImageError`."""
+
+    def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
+        """Returns an augmented image, uint8 `[H, W, C]`; the generator is consumed."""
+        ...
+
+    def evaluate(self, data: bytes) -> np.ndarray:
+        """Returns the image as it is evaluated, uint8 `[H, W, C]`."""
+        ...
+
+
 class _Job(NamedTuple):
     """What a worker is to load: an example, and for training the epoch whose crop it gets."""
 
@@ -67,11 +66,13 @@ class StreamedDataset(ImageDataset):
 
     Attributes:
       examples: by split.
+      decoder: of its image files.
       on_corrupt: `skip` replaces an image that cannot be decoded by the next one in training and
         leaves it out of an evaluation, with a warning that counts; `error` raises.
     """
 
     examples: Mapping[str, Examples]
+    decoder: Decoder
     on_corrupt: str = "skip"
 
     def __post_init__(self) -> None:
@@ -91,8 +92,7 @@ class StreamedDataset(ImageDataset):
     ) -> Iterator[Batch]:
         """Yields the training batches from a step on, without end.
 
-        Every epoch has its own order and crops. A random-resized crop and a flip with probability
-        1/2 alter every image.
+        Every epoch has its own order, and every example its own crop and flip in every epoch.
 
         Args:
           seed: of the run.
@@ -132,7 +132,7 @@ class StreamedDataset(ImageDataset):
         num_threads: int | None = None,
         ahead: int = 2,
     ) -> Iterator[Batch]:
-        """Yields every example of a split once, in order: shorter side 256, the middle 224 x 224.
+        """Yields every example of a split once, un-augmented, in order.
 
         Args:
           split: `train`, `validation` or `test`.
@@ -159,7 +159,6 @@ class StreamedDataset(ImageDataset):
         return np.random.default_rng((seed, epoch)).permutation(self.sizes["train"])
 
     def _load(self, jobs: Any, load: Any, num_threads: int | None, ahead: int) -> Iterator[Batch]:
-        cv2.setNumThreads(1)  # The parallelism is across images.
         skipped = 0
 
         def warn(note: str) -> None:
@@ -180,22 +179,18 @@ class StreamedDataset(ImageDataset):
             # The 1 keeps this apart from the key of the epoch's order, which is padded with zeros.
             rng = np.random.default_rng((seed, job.epoch, position, 1))
             try:
-                box = random_resized_box(rng, *jpeg.image_size(data))
-                image = jpeg.decode_crop(data, box, self.image_shape[0])
-            except jpeg.CorruptImageError as error:
+                return Loaded(self.decoder.train(data, rng), label, tuple(notes))
+            except CorruptImageError as error:
                 notes.append(self._corrupt("train", position, error))
-                continue
-            return Loaded(image[:, ::-1] if rng.random() < 0.5 else image, label, tuple(notes))
-        raise jpeg.CorruptImageError(f"no training image of {self.name} can be decoded")
+        raise CorruptImageError(f"no training image of {self.name} can be decoded")
 
     def _load_eval(self, split: str, count: int, job: _Job) -> Loaded:
         if job.position >= count:
             return Loaded(None)
         data, label = self._read(split, job.position)
-        size = self.image_shape[0]
         try:
-            return Loaded(jpeg.decode_centre(data, round(size * EVAL_RESIZE), size), label)
-        except jpeg.CorruptImageError as error:
+            return Loaded(self.decoder.evaluate(data), label)
+        except CorruptImageError as error:
             return Loaded(None, notes=(self._corrupt(split, job.position, error),))
 
     def _read(self, split: str, position: int) -> tuple[bytes, int]:
@@ -210,66 +205,5 @@ class StreamedDataset(ImageDataset):
     def _corrupt(self, split: str, position: int, error: Exception) -> str:
         message = f"{self.name} {split} example {position} is corrupt: {error}"
         if self.on_corrupt == "error":
-            raise jpeg.CorruptImageError(message) from error
+            raise CorruptImageError(message) from error
         return message
-
-
-def open_streamed(
-    name: str,
-    folder: Path,
-    *,
-    validation_size: int | None = None,
-    train_size: int | None = None,
-    image_size: int = 224,
-    on_corrupt: str = "skip",
-) -> StreamedDataset:
-    """Opens a prepared set for streaming.
-
-    Args:
-      name: the set's name.
-      folder: where it is prepared.
-      validation_size: see `load_dataset`, as the others.
-      train_size: examples to train on.
-      image_size: edge of the images, in pixels.
-      on_corrupt: `skip` or `error`.
-
-    Returns:
-      The set.
-
-    Raises:
-      ValueError: if it is no image-classification set, lacks a split, or a size is out of range.
-    """
-    if image_size < 1:
-        raise ValueError(f"image_size must be positive, got {image_size}")
-    builder = open_prepared(folder)
-    image_key, label_key = feature_names(name, builder)
-    roles = split_roles(name, builder.info.splits, validation_size)
-    decoders = {image_key: skip_decoding()}
-
-    def examples(split: str, index: np.ndarray | None = None) -> Examples:
-        source = data_source(builder, split, decoders=decoders)
-        everything = np.arange(len(source))
-        return Examples(source, everything if index is None else index, image_key, label_key)
-
-    count = builder.info.splits["train"].num_examples
-    kept, held_out = divide(count, 0 if roles.validation else validation_size, train_size)
-    splits = {
-        "train": examples("train", kept),
-        "validation": examples(roles.validation)
-        if roles.validation
-        else examples("train", held_out),
-        "test": examples(roles.test),
-    }
-    label = builder.info.features[label_key]
-    normalisation = KNOWN_SETS.get(name, KNOWN_SETS["imagenet2012"])
-    return StreamedDataset(
-        name=name,
-        image_shape=(image_size, image_size, 3),
-        num_classes=label.num_classes,
-        mean=normalisation.mean,
-        std=normalisation.std,
-        sizes={split: len(content.index) for split, content in splits.items()},
-        label_names=given_label_names(label),
-        examples=splits,
-        on_corrupt=on_corrupt,
-    )
