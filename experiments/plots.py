@@ -1,0 +1,93 @@
+"""The pictures of a run."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments.mask_plots import layer_density_figure, mask_overlap_figure
+from experiments.metrics import read_metrics
+from experiments.summary import read_summary
+from experiments.time_plots import accuracy_figure, learning_rate_figure
+from supjax.plan import CyclePlan
+from supjax.ticket_io import load_ticket
+from supjax.types import Masks
+
+PLOTS_FOLDER = "plots"
+
+_log = logging.getLogger(__name__)
+
+
+def plot_run(workdir: Path) -> list[Path]:
+    """Draws a run from its `metrics.jsonl`, `summary.json` and `tickets/*.npz` into `plots/`.
+
+    Args:
+      workdir: folder of the run.
+
+    Returns:
+      The files that were written. A picture that cannot be drawn costs a warning, never the run;
+      one that has nothing to show (the overlap of a single network) is left out.
+    """
+    written = []
+    for name, draw in DRAWN.items():
+        path = workdir / PLOTS_FOLDER / name
+        try:
+            figure = draw(workdir)
+            if figure is not None:
+                path.parent.mkdir(exist_ok=True)
+                figure.savefig(path)
+                written.append(path)
+        except Exception as error:
+            _log.warning("%s is not drawn: %s: %s", path, type(error).__name__, error)
+    return written
+
+
+def _learning_rate(workdir: Path) -> Figure:
+    plan, steps_per_epoch = _plan(workdir)
+    return learning_rate_figure(read_metrics(workdir), plan, steps_per_epoch)
+
+
+def _accuracy(workdir: Path) -> Figure:
+    plan, steps_per_epoch = _plan(workdir)
+    networks = read_summary(workdir)["networks"]
+    return accuracy_figure(read_metrics(workdir), networks, plan, steps_per_epoch)
+
+
+def _layer_density(workdir: Path) -> Figure:
+    last = _plan(workdir)[0].num_cycles
+    if not last:
+        return layer_density_figure({"final network": _masks(workdir, "pretrained")})
+    return layer_density_figure(
+        {
+            f"ticket {last}, before": _masks(workdir, f"ticket_{last}"),
+            "superposed, after pruning back": _masks(workdir, f"superposed_{last}"),
+        }
+    )
+
+
+def _mask_overlap(workdir: Path) -> Figure | None:
+    last = _plan(workdir)[0].num_cycles
+    if not last:
+        return None
+    networks = {"end of normal phase": _masks(workdir, "pretrained")}
+    for number in range(1, last + 1):
+        networks[f"ticket {number}"] = _masks(workdir, f"ticket_{number}")
+    return mask_overlap_figure(networks)
+
+
+def _plan(workdir: Path) -> tuple[CyclePlan, int]:
+    plan = read_summary(workdir)["plan"]
+    return CyclePlan(*(plan[name] for name in CyclePlan._fields)), plan.get("steps_per_epoch", 1)
+
+
+def _masks(workdir: Path, name: str) -> Masks:
+    return load_ticket(workdir / "tickets" / f"{name}.npz").masks
+
+
+DRAWN: dict[str, Callable[[Path], Figure | None]] = {
+    "learning_rate.png": _learning_rate,
+    "accuracy.png": _accuracy,
+    "layer_density.png": _layer_density,
+    "mask_overlap.png": _mask_overlap,
+}
