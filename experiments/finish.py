@@ -62,9 +62,9 @@ def finish_run(run: Any, state: TrainState) -> dict[str, Any]:
         metadata = load_metadata(ticket_path(run.workdir, result))
         save_ticket(run.workdir / RESULT_FILE, final, metadata)
         write_summary(run.workdir, summary)
-        print(render_table(summary, run.workdir))
         if config.runtime.plots:
             plot_run(run.workdir)
+        print(render_table(summary, run.workdir))
     return summary
 
 
