@@ -1,4 +1,4 @@
-"""What a run reports while it trains: metrics on disk, and progress on the screen."""
+"""The metrics of a run on disk: JSON lines, and TensorBoard events beside them."""
 
 import contextlib
 import json
@@ -9,9 +9,6 @@ from typing import Any
 
 from experiments.event_file import EventFile
 from experiments.files import write_text
-from experiments.progress import Progress
-
-__all__ = ["MetricWriter", "Progress", "read_metrics"]
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
+from experiments.build import learning_rate_schedule
 from experiments.mask_plots import layer_density_figure, mask_overlap_figure
 from experiments.metrics import read_metrics
 from experiments.summary import read_summary
@@ -45,7 +47,9 @@ def plot_run(workdir: Path) -> list[Path]:
 
 def _learning_rate(workdir: Path) -> Figure:
     plan, steps_per_epoch = _plan(workdir)
-    return learning_rate_figure(read_metrics(workdir), plan, steps_per_epoch)
+    config = ConfigDict(read_summary(workdir)["config"])
+    schedule = learning_rate_schedule(config, plan, steps_per_epoch)
+    return learning_rate_figure(read_metrics(workdir), plan, steps_per_epoch, schedule)
 
 
 def _accuracy(workdir: Path) -> Figure:
@@ -78,7 +82,7 @@ def _mask_overlap(workdir: Path) -> Figure | None:
 
 def _plan(workdir: Path) -> tuple[CyclePlan, int]:
     plan = read_summary(workdir)["plan"]
-    return CyclePlan(*(plan[name] for name in CyclePlan._fields)), plan.get("steps_per_epoch", 1)
+    return CyclePlan(*(plan[name] for name in CyclePlan._fields)), plan["steps_per_epoch"]
 
 
 def _masks(workdir: Path, name: str) -> Masks:

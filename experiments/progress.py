@@ -91,8 +91,9 @@ class Progress:
 
         Args:
           step: training steps done, earlier parts of the run included.
-          **fields: any of phase, learning_rate, loss, accuracy, density (shares in [0, 1]); the
-            others stay as they were.
+          **fields: any of phase, learning_rate, loss, accuracy, density (shares in [0, 1]) and
+            images_per_second, which is shown until the bar has measured its own; what is left
+            out stays as it was.
         """
         now = self._clock()
         self._step = step
@@ -163,7 +164,8 @@ class Progress:
             "density": "density {:.2%}",
             "images_per_second": "{:,.0f} images/s",
         }
-        values = self._fields | {"images_per_second": self.images_per_second}
+        speed = self.images_per_second or self._fields.get("images_per_second") or None
+        values = self._fields | {"images_per_second": speed}
         return [
             text.format(float(values[name])).replace("%", " %")
             for name, text in formats.items()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from experiments.plot_style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
 from supjax.plan import CyclePlan
+from supjax.types import Schedule
 
 Row = Mapping[str, Any]
 
@@ -25,15 +28,25 @@ ZOOM_BELOW = 0.4
 """A cyclic phase that is a smaller share of the run gets a panel of its own."""
 
 
-def learning_rate_figure(rows: Sequence[Row], plan: CyclePlan, steps_per_epoch: int = 1) -> Figure:
+def learning_rate_figure(
+    rows: Sequence[Row],
+    plan: CyclePlan,
+    steps_per_epoch: int = 1,
+    schedule: Schedule | None = None,
+) -> Figure:
     """Draws the learning rate of a run, with its phases and tickets.
 
     Args:
       rows: metric lines; those of kind `train` count.
       plan: the phases.
       steps_per_epoch: training steps in one epoch; 1 leaves the axis in steps.
+      schedule: the learning rate by training step, if it is known: drawn instead of the lines,
+        which can lie too far apart to show a cycle.
     """
-    steps, rates = _series(rows, "train", "learning_rate")
+    steps, rates = _series(rows, ("train",), "learning_rate")
+    if schedule is not None:
+        steps = np.arange(1, plan.total_steps + 1)
+        rates = np.asarray(jax.vmap(schedule)(jnp.asarray(steps - 1)))
     figure, panels = _over_time("Learning rate", plan, steps_per_epoch)
     positive = rates[rates > 0]
     for panel in panels:
@@ -58,7 +71,7 @@ def accuracy_figure(
     """Draws accuracy over time, with the networks that the run yields as marks.
 
     Args:
-      rows: metric lines; those of the kinds `train` and `validation` count.
+      rows: metric lines; those of the kinds `train`, `validation`, `pretrained` and `ticket` count.
       networks: as in a run's summary; their validation accuracy is drawn, or else that on test.
       plan: the phases.
       steps_per_epoch: training steps in one epoch; 1 leaves the axis in steps.
@@ -66,8 +79,9 @@ def accuracy_figure(
     figure, panels = _over_time("Accuracy", plan, steps_per_epoch)
     found = [(network, _accuracy(network)) for network in networks]
     scored = [(network, accuracy) for network, accuracy in found if accuracy is not None]
-    steps, validation = _series(rows, "validation", "accuracy")
-    train_steps, train = _series(rows, "train", "accuracy")
+    # A ticket is the trained network itself at that step, evaluated on the same split.
+    steps, validation = _series(rows, ("validation", "pretrained", "ticket"), "accuracy")
+    train_steps, train = _series(rows, ("train",), "accuracy")
     x = train_steps / steps_per_epoch
     panels[0].plot(x, train, color=SKY, linewidth=0.8, label="training batches")
     for panel in panels:
@@ -129,9 +143,11 @@ def _legend(figure: Figure, panel: Axes) -> None:
     )
 
 
-def _series(rows: Sequence[Row], kind: str, field: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values of one field of the lines of one kind."""
-    found = [(row["step"], row[field]) for row in rows if row["kind"] == kind and field in row]
+def _series(
+    rows: Sequence[Row], kinds: tuple[str, ...], field: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns steps and values of one field of the lines of some kinds."""
+    found = [(row["step"], row[field]) for row in rows if row["kind"] in kinds and field in row]
     steps, values = np.array(found, float).reshape(-1, 2).T
     return steps, values
 

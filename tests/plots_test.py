@@ -15,6 +15,12 @@ from supjax.plan import CyclePlan
 from supjax.ticket_io import save_ticket
 from supjax.types import Ticket
 
+OPTIMIZER = {
+    "learning_rate": 0.1,
+    "milestones": [0.5, 0.75],
+    "decay_factor": 0.1,
+    "warmup_epochs": 0,
+}
 TIME = ["learning_rate.png", "accuracy.png"]
 MASKS = ["layer_density.png", "mask_overlap.png"]
 
@@ -46,19 +52,12 @@ def save_masks(path, masks):
     save_ticket(path, Ticket(jax.tree.map(lambda mask: mask.astype(np.float32), masks), masks))
 
 
-def learning_rate(step, plan):
-    if step < plan.normal_steps:
-        return 0.1 * 0.1 ** (
-            step * 4 // plan.normal_steps // 2 + step * 4 // plan.normal_steps // 3
-        )
-    t = (step - plan.normal_steps) % plan.cycle_steps / plan.cycle_steps
-    return 0.001 + 0.004 * (1 - abs(2 * t - 1))
-
-
 def learned(step, plan):
     """Accuracy that climbs, jumps when the rate falls and dips where a cycle explores."""
-    rate = learning_rate(step, plan)
-    return 0.94 - 0.25 * rate**0.5 - 0.5 * math.exp(-30 * step / plan.total_steps)
+    part = step / plan.normal_steps
+    if part < 1:
+        return 0.93 - 0.07 * (part < 0.5) - 0.02 * (part < 0.75) - 0.5 * math.exp(-30 * part)
+    return 0.93 - 0.01 * (1 - (step - plan.normal_steps) % plan.cycle_steps / plan.cycle_steps)
 
 
 def make_run(workdir, plan, steps_per_epoch, layers=6, log_every=1, eval_every=1):
@@ -69,8 +68,7 @@ def make_run(workdir, plan, steps_per_epoch, layers=6, log_every=1, eval_every=1
         accuracy = learned(step - 1, plan)
         if step % log_every == 0:
             noisy = accuracy + 0.02 + 0.01 * rng.normal()
-            fields = {"learning_rate": learning_rate(step - 1, plan), "accuracy": noisy}
-            writer.write(step, "train", fields | {"loss": 1 - accuracy})
+            writer.write(step, "train", {"learning_rate": 0.1, "accuracy": noisy})
         if step % eval_every == 0:
             writer.write(step, "validation", {"accuracy": accuracy + 0.002 * rng.normal()})
     writer.close()
@@ -92,8 +90,8 @@ def make_run(workdir, plan, steps_per_epoch, layers=6, log_every=1, eval_every=1
     if plan.num_cycles:
         networks.append(network("ensemble", "ensemble", plan.total_steps, best + 0.007))
     phases = {**plan._asdict(), "steps_per_epoch": steps_per_epoch}
-    summary = {"networks": networks, "result": networks[-1]["name"], "plan": phases}
-    write_summary(workdir, summary)
+    config = {"optimizer": OPTIMIZER, "sup_tickets": {"low": 0.001, "high": 0.005}}
+    write_summary(workdir, {"networks": networks, "plan": phases, "config": config})
     return workdir
 
 

@@ -118,6 +118,19 @@ def test_the_speed_is_that_of_the_last_half_minute(clock):
     assert bar.images_per_second == pytest.approx(32)
 
 
+@pytest.mark.parametrize(("given", "shown"), [(0.0, ""), (1234.5, "  1,234 images/s")])
+def test_a_given_speed_is_shown_until_the_bar_has_its_own(clock, given, shown):
+    file = io.StringIO()
+    with make(clock, file) as bar:
+        bar.update(10, images_per_second=given)
+        clock.now = 10
+        bar.update(20, images_per_second=given)
+    assert lines(file) == [
+        f"start  epoch 0.1/10    1 %{shown}",
+        "start  epoch 0.2/10    2 %  0:16:20 left  8 images/s",
+    ]
+
+
 def test_silent_processes_write_nothing(clock, terminal):
     with make(clock, terminal, enabled=False) as bar:
         bar.update(1000, phase="normal", **FIELDS)

@@ -54,6 +54,15 @@ def test_learning_rate_in_epochs_with_tickets_and_phases():
     assert whole.get_xlabel() == zoom.get_xlabel() == "epoch"
 
 
+def test_a_known_schedule_is_drawn_at_every_step():
+    rows = train_rows([0.5])
+    figure = learning_rate_figure(rows, PLAN, 10, schedule=lambda step: 1.0 / (1 + step))
+    whole, _ = draw(figure)
+    (line,) = lines(whole, "learning rate")
+    np.testing.assert_allclose(line.get_xdata(), np.arange(1, 101) / 10)
+    np.testing.assert_allclose(line.get_ydata(), 1 / np.arange(1, 101), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("rates", "scale"),
     [([0.1, 0.02], "linear"), ([0.1, 0.001], "log"), ([0.0, 0.1, 0.001], "log"), ([0.0], "linear")],
@@ -87,7 +96,8 @@ def test_networks_are_marked_at_their_step_with_their_validation_accuracy():
         network("superposed", 100, 0.94, 0.8),
         network("ensemble", 100, 0.95, 0.8),
     ]
-    validation = [{"step": step, "kind": "validation", "accuracy": 0.9} for step in (40, 80, 100)]
+    kinds = {40: "validation", 80: "pretrained", 100: "ticket"}
+    validation = [{"step": step, "kind": kind, "accuracy": 0.9} for step, kind in kinds.items()]
     rows = train_rows([0.1] * 100) + validation
     whole, zoom = draw(accuracy_figure(rows, networks, PLAN, steps_per_epoch=10))
     for panel in (whole, zoom):
