@@ -1,0 +1,211 @@
+"""The k largest scores by bisection, without a sort.
+
+A score's bit pattern becomes an unsigned integer that orders like the score, and the k-th largest
+of these keys is found by bisection. Every pass over the data counts the keys that reach a pivot;
+to keep passes cheap they do not run over the keys but over one byte a score, which says where in
+the current bracket of keys the score lies. Five brackets, each 128 times narrower than the one
+before, pin down a 32-bit key. Scores that tie at the last one are cut off by index, found by the
+same bisection. All of it is integer arithmetic: XLA flushes denormals in float arithmetic, and
+float counts go wrong above 2^24 elements.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Leaf = tuple[jax.Array, jax.Array | None]
+"""Scores and where they are eligible; None means everywhere."""
+
+MAX_SIZE = 2**31 - 1
+"""Most scores that can be compared: counts and indices are int32."""
+
+_DIGIT_BITS = 7  # a byte holds 128 places inside the bracket, one below and one above it
+_FOLD = 8  # slices added up before a reduction, see `_folded_count`
+_LANES = 64  # every slice is a multiple of this long
+_MIN_PIECES = 9  # XLA's CPU backend fuses a shorter concatenation into a slow scalar loop
+
+
+@jax.jit
+def select(leaves: list[Leaf], k: jax.Array) -> list[jax.Array]:
+    """Masks of the k largest scores over all leaves together.
+
+    Args:
+      leaves: floating-point scores, together at most `MAX_SIZE`, and where they are eligible.
+      k: integer scalar, clipped to [0, number of eligible scores].
+
+    Returns:
+      A bool array for every leaf, in its shape; ties go to the lowest leaf and index.
+    """
+    if not any(scores.size for scores, _ in leaves):
+        return [jnp.zeros(scores.shape, bool) for scores, _ in leaves]
+    dtype = jnp.result_type(*(_widened(scores).dtype for scores, _ in leaves))
+    flat = [
+        (
+            jax.lax.stop_gradient(_widened(scores)).astype(dtype).reshape(-1),
+            None if where is None else where.reshape(-1),
+        )
+        for scores, where in leaves
+    ]
+    size = sum(scores.size for scores, _ in flat)
+    k = jnp.clip(k, 0, min(size, jnp.iinfo(k.dtype).max)).astype(jnp.int32)
+    codes, threshold, reached = _narrow(flat, k, size)
+
+    def selected(late: jax.Array) -> jax.Array:
+        """All codes above the threshold, and those at it unless among the last `late` ones."""
+        # The barrier keeps XLA from storing the index array outside of the loop.
+        late, shown = jax.lax.optimization_barrier((late, codes))
+        index = jax.lax.iota(jnp.int32, size)
+        return (shown > threshold) | ((shown == threshold) & (index < size - late))
+
+    late, _ = _largest_reaching(
+        lambda late: _count(selected(late)), k, reached, size.bit_length(), jnp.int32
+    )
+    ends = np.cumsum([scores.size for scores, _ in leaves])
+    masks = [
+        part.reshape(scores.shape)
+        for part, (scores, _) in zip(jnp.split(selected(late), ends[:-1]), leaves, strict=True)
+    ]
+    return [
+        mask if where is None else mask & where
+        for mask, (_, where) in zip(masks, leaves, strict=True)
+    ]
+
+
+def _widened(scores: jax.Array) -> jax.Array:
+    """Eight-bit formats as bfloat16, which holds them all."""
+    return scores.astype(jnp.bfloat16) if scores.dtype.itemsize == 1 else scores
+
+
+def _narrow(flat: list[Leaf], k: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Codes that order all scores around the k-th largest one, and the code of that one.
+
+    Returns:
+      One byte a score; the largest code that at least k scores reach; how many reach it. A tie at
+      that code is a tie of the scores, unless exactly k scores reach it.
+    """
+    bits = 8 * flat[0][0].dtype.itemsize
+    unsigned = jnp.dtype(f"uint{bits}")
+
+    def narrow(state: Any) -> Any:
+        level, low, _, _, reached = state
+        # The barrier keeps XLA from storing all keys outside of the loop.
+        low, leaves = jax.lax.optimization_barrier((low, flat))
+        shift = jnp.maximum(bits - _DIGIT_BITS * (level + 1), 0).astype(unsigned)
+
+        def code(scores: jax.Array, where: jax.Array | None) -> jax.Array:
+            key = _order_keys(scores, where)
+            place = jnp.minimum((key - low) >> shift, 254)
+            return jnp.where(key < low, 0, place + 1).astype(jnp.uint8)
+
+        codes = _map_flat(code, leaves)
+        digit, reached = _largest_reaching(
+            lambda digit: _count(codes > digit.astype(jnp.uint8)),
+            k,
+            reached,
+            _DIGIT_BITS,
+            unsigned,
+        )
+        return level + 1, low + (digit << shift), codes, digit + 1, reached
+
+    state = (
+        jnp.int32(0),
+        jnp.zeros((), unsigned),
+        jnp.zeros(size, jnp.uint8),
+        jnp.zeros((), unsigned),
+        jnp.int32(size),
+    )
+    levels = math.ceil(bits / _DIGIT_BITS)
+    _, _, codes, threshold, reached = jax.lax.while_loop(
+        lambda state: (state[0] < levels) & (state[-1] > k), narrow, state
+    )
+    return codes, threshold.astype(jnp.uint8), reached
+
+
+def _order_keys(scores: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Unsigned integers that order like the scores: 0 if ineligible, 1 for NaN, more for numbers.
+
+    A number's bits order like its magnitude, so a positive one gets the sign bit set and a
+    negative one all bits flipped. Flipped bits of -inf leave the lowest keys free.
+    """
+    info = jnp.finfo(scores.dtype)
+    bits = jax.lax.bitcast_convert_type(scores, f"uint{info.bits}")
+    unsigned = bits.dtype.type
+    sign = unsigned(1 << (info.bits - 1))
+    infinity = unsigned(((1 << info.nexp) - 1) << info.nmant)
+    magnitude = bits & ~sign
+    key = jnp.where(bits > sign, ~bits, magnitude | sign)  # the bits of -0.0 are the sign alone
+    key = jnp.where(magnitude > infinity, unsigned(1), key)
+    return key if where is None else jnp.where(where, key, unsigned(0))
+
+
+def _map_flat(function: Callable[..., jax.Array], leaves: list[Leaf]) -> jax.Array:
+    """`function` of every leaf, concatenated."""
+    if len(leaves) == 1 and leaves[0][0].size % 2 == 0:
+        return function(*leaves[0])
+    # XLA's CPU backend vectorizes neither a short concatenation nor a loop of odd length.
+    count = math.ceil(_MIN_PIECES / len(leaves))
+    pieces = []
+    for scores, where in leaves:
+        step = scores.size // count // _LANES * _LANES
+        edges = {step * i for i in range(count)} | {scores.size // 2 * 2, scores.size}
+        for start, stop in itertools.pairwise(sorted(edges)):
+            piece = slice(start, stop)
+            pieces.append(function(scores[piece], None if where is None else where[piece]))
+    return jnp.concatenate(pieces)
+
+
+def _largest_reaching(
+    count: Callable[[jax.Array], jax.Array], k: jax.Array, reached: jax.Array, bits: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The largest value of so many bits with `count(value) >= k`, or a smaller one that meets k.
+
+    Args:
+      count: non-increasing function of the value.
+      k: the count to reach; 0 itself is taken to reach it.
+      reached: `count(0)`.
+      bits: width of the value; a static int.
+      dtype: integer type of the value.
+
+    Returns:
+      The value and its count.
+    """
+
+    def refine(state: Any) -> Any:
+        bit, value, reached = state
+        pivot = value | bit
+        counted = count(pivot)
+        enough = counted >= k
+        return bit >> 1, jnp.where(enough, pivot, value), jnp.where(enough, counted, reached)
+
+    _, value, reached = jax.lax.while_loop(
+        lambda state: (state[0] > 0) & (state[-1] > k),
+        refine,
+        (jnp.asarray(1 << (bits - 1), dtype), jnp.zeros((), dtype), reached),
+    )
+    return value, reached
+
+
+def _count(mask: jax.Array) -> jax.Array:
+    """Number of ones."""
+    return jax.lax.platform_dependent(mask, cpu=_folded_count, default=_plain_count)
+
+
+def _plain_count(mask: jax.Array) -> jax.Array:
+    return jnp.sum(mask, dtype=jnp.int32)
+
+
+def _folded_count(mask: jax.Array) -> jax.Array:
+    """Number of ones, about ten times faster on CPU.
+
+    XLA vectorizes a sum of slices there and splits it over threads; a reduction it does not.
+    """
+    length = mask.size // (_FOLD * _LANES) * _LANES
+    folded = jnp.zeros(length, jnp.int32)
+    for i in range(_FOLD):
+        folded += mask[i * length : (i + 1) * length]
+    return _plain_count(folded) + _plain_count(mask[_FOLD * length :])
