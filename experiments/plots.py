@@ -11,6 +11,7 @@ from experiments.build import learning_rate_schedule
 from experiments.mask_plots import layer_density_figure, mask_overlap_figure
 from experiments.metrics import read_metrics
 from experiments.summary import read_summary
+from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
 from experiments.time_plots import accuracy_figure, learning_rate_figure
 from supjax.plan import CyclePlan
 from supjax.ticket_io import load_ticket
@@ -61,11 +62,11 @@ def _accuracy(workdir: Path) -> Figure:
 def _layer_density(workdir: Path) -> Figure:
     last = _plan(workdir)[0].num_cycles
     if not last:
-        return layer_density_figure({"final network": _masks(workdir, "pretrained")})
+        return layer_density_figure({"final network": _masks(workdir, PRETRAINED)})
     return layer_density_figure(
         {
-            f"ticket {last}, before": _masks(workdir, f"ticket_{last}"),
-            "superposed, after pruning back": _masks(workdir, f"superposed_{last}"),
+            f"ticket {last}, before": _masks(workdir, ticket_name(last)),
+            "superposed, after pruning back": _masks(workdir, superposed_name(last)),
         }
     )
 
@@ -74,9 +75,9 @@ def _mask_overlap(workdir: Path) -> Figure | None:
     last = _plan(workdir)[0].num_cycles
     if not last:
         return None
-    networks = {"end of normal phase": _masks(workdir, "pretrained")}
+    networks = {"end of normal phase": _masks(workdir, PRETRAINED)}
     for number in range(1, last + 1):
-        networks[f"ticket {number}"] = _masks(workdir, f"ticket_{number}")
+        networks[f"ticket {number}"] = _masks(workdir, ticket_name(number))
     return mask_overlap_figure(networks)
 
 
@@ -86,7 +87,7 @@ def _plan(workdir: Path) -> tuple[CyclePlan, int]:
 
 
 def _masks(workdir: Path, name: str) -> Masks:
-    return load_ticket(workdir / "tickets" / f"{name}.npz").masks
+    return load_ticket(ticket_path(workdir, name)).masks
 
 
 DRAWN: dict[str, Callable[[Path], Figure | None]] = {

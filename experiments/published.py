@@ -1,7 +1,7 @@
 """The published test accuracies that runs are compared with.
 
 `published.csv` holds the tables of Yin et al., *Superposing Many Tickets into One*, UAI 2022, in
-percent (CIFAR: mean of 3 seeds; ImageNet: top-1, with the hosts' numbers as that paper quotes them).
+percent (CIFAR: mean of 3 seeds; ImageNet: top-1, with the hosts' numbers as the paper quotes them).
 """
 
 import csv

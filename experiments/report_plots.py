@@ -13,7 +13,7 @@ LINE = 0.42
 
 
 def accuracy_figure(cells: Sequence[Cell]) -> Figure | None:
-    """Draw mean and standard deviation of host and host + Sup in every cell, and the published ones.
+    """Draw mean and standard deviation of host and host + Sup in every cell.
 
     Args:
       cells: lines of the report, as `collect` returns them.

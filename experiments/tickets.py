@@ -139,7 +139,7 @@ class TicketShelf:
             metadata = {"name": name, "step": done, "config": self._config.to_dict(), **scores}
             save_ticket(path, ticket, metadata)
             writer.write(done, kind, scores)
-        accuracy = f", validation accuracy {scores['accuracy']:.2%}" if "accuracy" in scores else ""
+        accuracy = f", validation accuracy {100 * scores['accuracy']:.2f} %" if "accuracy" in scores else ""
         progress.log(f"{name.replace('_', ' ')}: density {scores['density']:.4f}{accuracy}")
 
     def _with_batch_stats(self, ticket: supjax.Ticket) -> supjax.Ticket:

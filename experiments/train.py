@@ -1,7 +1,7 @@
 """The main job: train through both phases, take tickets, superpose them, report."""
 
-import functools
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,21 @@ import supjax
 from experiments.build import build, open_dataset
 from experiments.checkpoints import Checkpoints, check_config
 from experiments.clock import Clock
+from experiments.data.checks import CorruptImageError
 from experiments.errors import DivergedError, InterruptedRunError, RunError
 from experiments.finish import finish_run
+from experiments.initial import initial_state
 from experiments.metrics import MetricWriter
+from experiments.processes import agree, wait_for_all
 from experiments.progress import Progress
 from experiments.signals import StopSignals
 from experiments.tickets import TicketShelf
 from experiments.timeline import Timeline
 from experiments.validation import check_config_values, check_devices
 from experiments.walks import make_walk
-from experiments.walks.steps import NEVER
+from experiments.walks.steps import NEVER, restored_sums, zero_sums
 from supjax.training import TrainState
+from supjax.types import PyTree
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -47,12 +51,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     devices = check_devices(config, jax.process_count(), jax.local_device_count())
     workdir = Path(workdir)
     try:
-        if jax.process_index() == 0:
-            check_config(workdir, config.to_dict())
         run = Run(config, workdir, devices)
         return finish_run(run, run.train())
     except OSError as error:
         raise RunError(f"{error.strerror or error}: {error.filename or workdir}") from error
+    except CorruptImageError as error:
+        raise RunError(f"{error} (--config.runtime.corrupt_images=skip goes on)") from error
 
 
 class Run:
@@ -71,129 +75,147 @@ class Run:
             self.plan,
             self.parts.topology.due,
             self.steps_per_epoch,
-            config.eval_every_epochs * self.steps_per_epoch,
+            eval_every=config.eval_every_epochs * self.steps_per_epoch,
+            log_every=max(self.steps_per_epoch // config.logs_per_epoch, 1),
         )
-        self.walk = make_walk(config, self.parts, self.dataset, devices)
+        if self.primary:
+            check_config(workdir, config.to_dict())
         self.checkpoints = Checkpoints(
             workdir, keep=config.runtime.keep_checkpoints, primary=self.primary
         )
+        self.walk = make_walk(config, self.parts, self.dataset, devices)
         self.shelf = TicketShelf(config, workdir, self.parts.model, self.walk, self.primary)
         self.clock = Clock()
-
-    def initial_state(self) -> TrainState:
-        """Return the state at step 0."""
-        parts, root = self.parts, jax.random.key(self.config.seed)
-        image = jnp.ones((1, *self.dataset.image_shape), jnp.float32)
-        init = jax.jit(functools.partial(parts.model.init, train=False))
-        variables = init(jax.random.fold_in(root, 0), image)
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
-
-        def output_fn(params: Any) -> jax.Array:
-            inputs = {"params": params, "batch_stats": batch_stats}
-            return parts.model.apply(inputs, image, train=False)
-
-        def loss_fn(params: Any) -> jax.Array:
-            batches = self.walk.training_batches(self.config.topology.init_batches)
-            losses = [parts.loss_fn(params, batch_stats, b, root)[0] for b in batches]
-            return jnp.mean(jnp.stack(losses))
-
-        return supjax.create_train_state(
-            jax.random.fold_in(root, 1),
-            params,
-            parts.tx,
-            parts.topology,
-            batch_stats=batch_stats,
-            loss_fn=loss_fn,
-            output_fn=output_fn,
-        )
-
-    def restore_or_start(self, progress: Progress) -> TrainState:
-        """Return the state of the newest usable checkpoint, or the one at step 0."""
-        restored = self.checkpoints.restore_latest(jax.eval_shape(self.initial_state))
-        if restored is None:
-            return self.initial_state()
-        state, info, reports = restored
-        for line in reports:
-            progress.log(line)
-        self.clock = Clock(**info)
-        progress.log(f"continuing at step {int(state.step)} of {self.plan.total_steps}")
-        return state
+        self.sums = zero_sums()
+        self.saved_step, self.saved_at = 0, time.monotonic()
 
     def train(self) -> TrainState:
         """Walk over the steps that are left and return the last state."""
-        runtime = self.config.runtime
-        with StopSignals() as signals:
+        with ExitStack() as stack:
+            signals = stack.enter_context(StopSignals())
+            state, notes = self.restore_or_start()
+            step = self.saved_step = int(state.step)
             progress = Progress(
                 self.plan.total_steps,
-                start_step=0,
+                start_step=step,
                 steps_per_epoch=self.steps_per_epoch,
                 batch_size=self.config.batch_size,
                 enabled=self.primary,
             )
-            state = self.restore_or_start(progress)
-            step = saved = int(state.step)
-            saved_at = time.monotonic()
+            for note in notes:
+                progress.log(note)
             writer = None
             if self.primary:
-                writer = MetricWriter(
-                    self.workdir, resume_step=step, tensorboard=runtime.tensorboard
-                )
+                tensorboard = self.config.runtime.tensorboard
+                writer = MetricWriter(self.workdir, resume_step=step, tensorboard=tensorboard)
+                stack.callback(writer.close)
             state = self.walk.place(state)
-            with progress:
-                while step < self.plan.total_steps:
-                    state, metrics, step = self.dispatch(state, step)
-                    progress.update(step, **metrics)
+            stack.enter_context(progress)
+            while True:
+                stop, stopped_by = agree(self.next_stop(step), signals.received)
+                if stopped_by:
+                    self.save(step, state)
+                    raise InterruptedRunError(stopped_by, step)
+                if step == self.plan.total_steps:
+                    return state
+                state, metrics = self.dispatch(state, step, stop)
+                step = stop
+                progress.update(step, **metrics)
+                if self.timeline.log_due(step):
+                    self.sums = zero_sums()
                     if writer:
                         writer.write(step, "train", metrics)
-                    state, event = self.shelf.events(state, step, self.timeline, writer, progress)
-                    minutes = (time.monotonic() - saved_at) / 60
-                    if (
-                        event
-                        or signals.received
-                        or minutes >= runtime.checkpoint_every_minutes
-                        or 0 < runtime.checkpoint_every_steps <= step - saved
-                    ):
-                        self.checkpoints.save(step, state, self.clock.saved())
-                        saved, saved_at = step, time.monotonic()
-                    if signals.received:
-                        raise InterruptedRunError(signals.received, step)
-            if writer:
-                writer.close()
-        return state
+                state, event = self.shelf.events(state, step, self.timeline, writer, progress)
+                if event or self.save_due(step):
+                    self.save(step, state)
 
-    def dispatch(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any], int]:
-        """Run the next stretch of steps; return the state, mean metrics, and the steps done."""
+    def restore_or_start(self) -> tuple[TrainState, list[str]]:
+        """Return the newest usable state, or the one at step 0, and notes for the console."""
+
+        def start() -> TrainState:
+            return initial_state(self.config, self.parts, self.walk, self.dataset.image_shape)
+
+        wait_for_all("checkpoints of an earlier start are in order")
+        restored = self.checkpoints.restore_latest(jax.eval_shape(start))
+        if restored is None:
+            return start(), []
+        state, info, notes = restored
+        self.clock = Clock(**info["clock"])
+        self.sums = restored_sums(info["sums"])
+        return state, [*notes, f"continuing at step {state.step} of {self.plan.total_steps}"]
+
+    def next_stop(self, step: int) -> int:
+        """Return the step before which the host looks again, by the speed of this process."""
+        runtime = self.config.runtime
+        if step == self.plan.total_steps or self.timeline.action(step) != "train":
+            return step + 1
+        most = self.clock.steps_within(runtime.dispatch_seconds)
+        if runtime.checkpoint_every_steps:
+            most = min(most, self.saved_step + runtime.checkpoint_every_steps - step)
+        return self.timeline.stretch_end(step, most)
+
+    def save_due(self, step: int) -> bool:
+        """Say whether it is time for a checkpoint, by the clock or by the count of steps."""
+        runtime = self.config.runtime
+        minutes = (time.monotonic() - self.saved_at) / 60
+        every = runtime.checkpoint_every_steps
+        return minutes >= runtime.checkpoint_every_minutes or 0 < every <= step - self.saved_step
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Write a checkpoint."""
+        sums = {name: value.item() for name, value in jax.device_get(self.sums).items()}
+        self.checkpoints.save(step, state, {"clock": self.clock.saved(), "sums": sums})
+        self.saved_step, self.saved_at = step, time.monotonic()
+
+    def dispatch(
+        self, state: TrainState, step: int, stop: int
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Run the steps from `step` to before `stop`; return the state and the mean metrics."""
         action = self.timeline.action(step)
         begin = time.monotonic()
         if action == "train":
-            pace = self.clock.steps_within(self.config.runtime.log_every_seconds)
-            done = min(self.timeline.stretch_end(step), step + pace)
-            state, sums = self.walk.advance(state, done)
+            state, self.sums = self.walk.advance(state, self.sums, stop)
         else:
-            done = step + 1
-            explore = action == "explore"
-            rate = self.parts.topology.drop_fraction(step)
-            rate = self.config.sup_tickets.exploration if explore else rate
-            state, sums = self.walk.move(state, rate)
-        sums = jax.device_get(sums)
+            rate = self.config.sup_tickets.exploration
+            if action == "topology":
+                rate = self.parts.topology.drop_fraction(step)
+            state, self.sums = self.walk.move(state, self.sums, rate)
+        sums = jax.device_get(self.sums)
         if sums["first_bad"] != NEVER:
-            raise DivergedError(
-                f"the loss is not finite at step {int(sums['first_bad'])}; the newest checkpoint "
-                f"is from before it (learning rate {float(self.parts.learning_rate(step)):g})"
-            )
+            raise self.diverged("loss", int(sums["first_bad"]))
+        if not all_finite(state.params):
+            raise self.diverged("weights", stop - 1)
+        steps = stop - step
+        images = steps * self.config.batch_size
         self.clock.record(
-            action,
-            steps=done - step,
-            images=(done - step) * self.config.batch_size,
-            seconds=time.monotonic() - begin,
+            action, steps=steps, images=images, seconds=time.monotonic() - begin
         )
-        metrics = {
-            "phase": self.timeline.phase(done - 1),
-            "epoch": done / self.steps_per_epoch,
-            "learning_rate": float(self.parts.learning_rate(done - 1)),
+        return state, {
+            "phase": self.timeline.phase(step),
+            "epoch": stop / self.steps_per_epoch,
+            "learning_rate": float(self.parts.learning_rate(stop - 1)),
             "loss": float(sums["loss"] / sums["steps"]),
             "accuracy": float(sums["accuracy"] / sums["steps"]),
             "density": float(supjax.density(state.topology.masks)),
             "images_per_second": self.clock.images_per_second,
         }
-        return state, metrics, done
+
+    def diverged(self, what: str, step: int) -> DivergedError:
+        """Return the error for a loss or weights that are not finite."""
+        kept = self.checkpoints.steps()
+        newest = f"the checkpoint of step {kept[-1]} is from before it" if kept else "nothing saved"
+        rate = float(self.parts.learning_rate(step))
+        verb = "is" if what == "loss" else "are"
+        return DivergedError(
+            f"the {what} {verb} not finite at step {step}, learning rate {rate:g}; {newest}"
+        )
+
+
+@jax.jit
+def all_finite(tree: PyTree) -> jax.Array:
+    """Say whether a tree holds neither NaN nor infinity.
+
+    >>> bool(all_finite([jnp.ones(2), jnp.array(jnp.nan)]))
+    False
+    """
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
