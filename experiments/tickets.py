@@ -139,8 +139,10 @@ class TicketShelf:
             metadata = {"name": name, "step": done, "config": self._config.to_dict(), **scores}
             save_ticket(path, ticket, metadata)
             writer.write(done, kind, scores)
-        accuracy = f", validation accuracy {100 * scores['accuracy']:.2f} %" if "accuracy" in scores else ""
-        progress.log(f"{name.replace('_', ' ')}: density {scores['density']:.4f}{accuracy}")
+        line = f"{name.replace('_', ' ')}: density {scores['density']:.4f}"
+        if "accuracy" in scores:
+            line += f", validation accuracy {100 * scores['accuracy']:.2f} %"
+        progress.log(line)
 
     def _with_batch_stats(self, ticket: supjax.Ticket) -> supjax.Ticket:
         """Return a superposed network with the batch-norm statistics that the config asks for."""
