@@ -1,4 +1,4 @@
-r"""A real CIFAR-10 run that two CPU cores carry: ResNet-20 at half width, 12 epochs, RigL, 90 %.
+r"""A real CIFAR-10 run that two CPU cores carry: ResNet-20 at half width, 8 epochs, RigL, 90 %.
 
     python -m experiments.main --config=experiments/configs/cifar10_small.py \
         --config.runtime.data_dir=DIR --workdir=runs/cifar10_small
@@ -16,9 +16,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.dataset = "cifar10"
     config.model.update({"name": "resnet20", "width": 0.5})
-    config.epochs = 12
+    config.epochs = 8
     config.sparsity = 0.9
     config.topology.update_every = 200
-    config.topology.ramp_epochs = (0, 4)
-    config.sup_tickets.update({"cycle_fraction": 0.25, "cycle_epochs": 1})
+    config.topology.ramp_epochs = (0, 3)
+    config.sup_tickets.update({"cycle_fraction": 0.375, "cycle_epochs": 1})
     return common.finish(config, arg, cifar.runlocal)
