@@ -8,6 +8,7 @@ WORKERS ?= 2
 .PHONY: help test lint types demo clean
 
 help:
+	@echo 'make demo   set up .venv, train the embedded digits, superpose, show table and plots'
 	@echo 'make test   set up .venv, then lint, types, doctests and the whole test suite'
 	@echo 'make lint   ruff alone;  make types   mypy alone'
 	@echo 'make clean  remove .venv and every cache'
@@ -16,6 +17,10 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[experiments,test]'
 	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python -m experiments.main --workdir=runs/digits
+	@echo 'plots are in runs/digits/plots; now try it on your own: README.md'
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
