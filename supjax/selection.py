@@ -42,8 +42,9 @@ def top_k_mask(scores: jax.Array, k: Scalar, *, where: jax.Array | None = None) 
 def global_top_k_masks(scores: PyTree, k: Scalar, *, where: PyTree | None = None) -> Masks:
     """Masks of the k largest scores over all leaves together.
 
-    Like `top_k_mask` of all leaves concatenated in `jax.tree.leaves` order, but nothing is
-    concatenated. Leaves of different precision are compared by value.
+    Like `top_k_mask` of all leaves concatenated in `jax.tree.leaves` order, but without a copy of
+    the scores. Leaves of different precision are compared by value (but next to a float64 leaf,
+    denormals of a narrower one may count as zeros).
 
     Args:
       scores: pytree of floating-point arrays; None leaves are passed through.
