@@ -18,11 +18,18 @@ from experiments.errors import ConfigError
 from experiments.models import create_model
 from supjax.masks import path_str
 from supjax.topologies import METHODS
+from supjax.topologies.gmp import ramp_stop
 from supjax.types import PyTree, Schedule, TopologyTransform
+
+AXIS = "batch"
+"""Name of the device axis of a run on several devices."""
+
+RAMPED = ("gmp", "granet")
+"""Methods that prune along a density ramp."""
 
 
 class Parts(NamedTuple):
-    """What is closed over by the compiled steps."""
+    """What is closed over by the compiled steps; `parallel_loss_fn` is for use under `AXIS`."""
 
     steps_per_epoch: int
     plan: supjax.CyclePlan
@@ -31,6 +38,7 @@ class Parts(NamedTuple):
     tx: optax.GradientTransformation
     learning_rate: Schedule
     loss_fn: Callable[..., Any]
+    parallel_loss_fn: Callable[..., Any]
 
 
 def open_dataset(config: ConfigDict) -> ArrayDataset | StreamedDataset:
@@ -53,25 +61,35 @@ def open_dataset(config: ConfigDict) -> ArrayDataset | StreamedDataset:
 
 
 def build(config: ConfigDict, dataset: ImageDataset) -> Parts:
-    """Return the static parts of a run of this config on this data set."""
+    """Return the static parts of a run of this config on this data set.
+
+    Raises:
+      ConfigError: if they do not fit together; nothing is compiled yet.
+    """
     steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
-    plan = cycle_plan(config, steps_per_epoch)
-    learning_rate = learning_rate_schedule(config, plan, steps_per_epoch)
-    model = create_model(
-        config.model.name,
-        dataset.num_classes,
-        width=config.model.width,
-        dtype=jnp.dtype(config.model.dtype),
-    )
-    return Parts(
-        steps_per_epoch=steps_per_epoch,
-        plan=plan,
-        model=model,
-        topology=topology(config, plan, steps_per_epoch),
-        tx=optimizer(config, learning_rate),
-        learning_rate=learning_rate,
-        loss_fn=make_loss_fn(model, config.optimizer.label_smoothing),
-    )
+    smoothing = config.optimizer.label_smoothing
+    try:
+        plan = cycle_plan(config, steps_per_epoch)
+        learning_rate = learning_rate_schedule(config, plan, steps_per_epoch)
+        model = create_model(
+            config.model.name,
+            dataset.num_classes,
+            width=config.model.width,
+            dtype=jnp.dtype(config.model.dtype),
+        )
+        synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
+        return Parts(
+            steps_per_epoch=steps_per_epoch,
+            plan=plan,
+            model=model,
+            topology=topology(config, plan, steps_per_epoch),
+            tx=optimizer(config, learning_rate),
+            learning_rate=learning_rate,
+            loss_fn=make_loss_fn(model, smoothing),
+            parallel_loss_fn=make_loss_fn(synced, smoothing),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def cycle_plan(config: ConfigDict, steps_per_epoch: int) -> supjax.CyclePlan:
@@ -106,12 +124,22 @@ def learning_rate_schedule(
 
 
 def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -> TopologyTransform:
-    """Return the host method, given those of the config's fields that it takes."""
+    """Return the host method, given those of the config's fields that it takes.
+
+    Raises:
+      ConfigError: if a density ramp would not come to its end within the normal phase.
+    """
     fields = config.topology
     rate: Any = fields.drop_fraction
     if fields.drop_decay == "cosine":
         rate = supjax.cosine_fraction(rate, plan.normal_steps)
     start, end = ramp_steps(config, steps_per_epoch)
+    if config.method in RAMPED and ramp_stop(end, fields.update_every) > plan.normal_steps:
+        raise ConfigError(
+            f"topology.ramp_epochs and update_every must let the ramp end within the normal phase "
+            f"of {plan.normal_steps} steps, got {tuple(fields.ramp_epochs)} epochs of "
+            f"{steps_per_epoch} steps, updated every {fields.update_every} steps"
+        )
     offered = {
         "density": target_density(config),
         "distribution": fields.distribution,
@@ -145,7 +173,7 @@ def ramp_steps(config: ConfigDict, steps_per_epoch: int) -> tuple[int, int]:
 def density_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     """Return `step -> density` of a run: a cubic ramp for gmp and granet, else a constant."""
     density = target_density(config)
-    if config.method not in ("gmp", "granet"):
+    if config.method not in RAMPED:
         return lambda step: density
     start, end = ramp_steps(config, steps_per_epoch)
     return supjax.cubic_density_ramp(initial_density(config), density, start, end)

@@ -1,29 +1,43 @@
 """Ends of a run that a user can act on: one line, and an exit status for scripts."""
 
+import signal
+
 
 class RunError(Exception):
-    """A run that cannot go on. `exit_code` becomes the exit status of the command."""
+    """A run that cannot go on.
+
+    Attributes:
+      exit_code: becomes the exit status of the command.
+      title: word before the line.
+      everywhere: whether all processes of a run raise it at the same moment.
+    """
 
     exit_code = 1
+    title = "error"
+    everywhere = False
 
 
 class ConfigError(RunError):
-    """A config that cannot be run; found before any data is loaded or compiled."""
+    """Flags or a config that cannot be used; found before anything is compiled."""
 
     exit_code = 2
+    everywhere = True
 
 
 class DivergedError(RunError):
-    """The loss is no longer finite."""
+    """The loss or the weights are no longer finite."""
 
     exit_code = 3
+    everywhere = True
 
 
 class InterruptedRunError(RunError):
     """A signal stopped the run after its state was saved; the same command continues it."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(
-            f"stopped by signal {signal_number}; state saved at step {step}, run again"
-        )
-        self.exit_code = 128 + signal_number
+    title = "stopped"
+    everywhere = True
+
+    def __init__(self, number: int, step: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"{name}; saved at step {step}, the same command continues from there")
+        self.exit_code = 128 + number

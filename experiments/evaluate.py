@@ -1,14 +1,14 @@
 """Score a ticket file: `python -m experiments.evaluate --ticket=runs/digits/result.npz`."""
 
-import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
 import supjax
 from experiments.build import build, open_dataset
+from experiments.command_line import define_config, run_command
 from experiments.compilation_cache import enable_compilation_cache
 from experiments.configs import common
 from experiments.errors import ConfigError, RunError
@@ -17,12 +17,13 @@ from experiments.walks import make_walk
 from supjax.ticket_io import load_metadata, load_ticket
 from supjax.tickets import check_same_shapes
 
-_TICKET = flags.DEFINE_string("ticket", None, "File that supjax.save_ticket wrote.", required=True)
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config of data set and network; default: the one stored in the ticket."
-)
-_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Examples to score on.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's data directory.")
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    define_config(None, "Config of data set and network; default: the one stored in the ticket.")
+    flags.DEFINE_string("ticket", None, "File that supjax.save_ticket wrote.", required=True)
+    flags.DEFINE_enum("split", "test", ["validation", "test"], "Examples to score on.")
+    flags.DEFINE_string("data_dir", "", "TFDS's data directory.")
 
 
 def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir: str) -> str:
@@ -47,6 +48,7 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
             raise ConfigError(f"{ticket_file} holds no config: name one with --config")
         config = common.base()
         config.update(stored)
+        config.runtime.devices = 1  # whatever the run had
     if data_dir:
         config.runtime.data_dir = data_dir
     check_config_values(config)
@@ -69,18 +71,12 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
     )
 
 
-def main(argv: list[str]) -> None:
-    """Print the line; errors that a user can act on are one line each."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        enable_compilation_cache("auto")
-        print(evaluate(Path(_TICKET.value), _CONFIG.value, _SPLIT.value, _DATA_DIR.value))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+def main() -> None:
+    """Print the line."""
+    given = flags.FLAGS
+    enable_compilation_cache("auto")
+    print(evaluate(Path(given.ticket), given.config, given.split, given.data_dir))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(define_flags, main)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import supjax
 from experiments.build import density_schedule
 from experiments.plots import plot_run
+from experiments.processes import wait_for_all
 from experiments.summary import render_table, write_summary
 from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
 from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
@@ -35,6 +36,7 @@ def finish_run(run: Any, state: TrainState) -> dict[str, Any]:
     Returns:
       The summary.
     """
+    wait_for_all("every kept network is on disk")
     config, plan = run.config, run.plan
     result = superposed_name(plan.num_cycles) if plan.num_cycles else PRETRAINED
     networks = []

@@ -1,48 +1,49 @@
 """Train, superpose and report: `python -m experiments.main --config=... --workdir=...`.
 
-Exit status: 0 finished, 1 failed, 2 unusable flags or config, 3 loss no longer finite, 130 or 143
-stopped by SIGINT or SIGTERM after saving (the same command continues the run).
+The same command continues an interrupted run and reports a finished one again. Exit status:
+0 finished, 1 failed, 2 unusable flags or config, 3 loss no longer finite, 4 unusable checkpoints
+or a folder that cannot be written or belongs to another run, 130 or 143 stopped by SIGINT or
+SIGTERM after saving.
 """
 
-import sys
-from pathlib import Path
-
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
+from experiments.command_line import CONFIGS, define_config, run_command
 from experiments.compilation_cache import enable_compilation_cache
-from experiments.errors import RunError
+from experiments.determinism import use_deterministic_ops
+from experiments.errors import ConfigError
 from experiments.train import train_and_evaluate
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(Path(__file__).parent / "configs" / "digits.py"),
-    "Config file, with its argument after a colon: FILE.py:method=set,sparsity=0.9,seed=1",
-    lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Folder of the run.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, for several hosts."
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, for several hosts.")
-_PROCESS = flags.DEFINE_integer("process", None, "Index of this process, for several hosts.")
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    define_config(
+        str(CONFIGS / "digits.py"),
+        "Config file, with its argument after a colon: FILE.py:method=set,sparsity=0.9,seed=1",
+    )
+    flags.DEFINE_string("workdir", "runs/digits", "Folder of the run.")
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes.")
+    flags.DEFINE_integer("processes", None, "Number of processes, for several.", lower_bound=1)
+    flags.DEFINE_integer("process", None, "Index of this process, for several.", lower_bound=0)
 
 
-def main(argv: list[str]) -> None:
-    """Run the experiment; errors that a user can act on are one line each."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        enable_compilation_cache(_CONFIG.value.runtime.compilation_cache)
-        if _COORDINATOR.value:
-            jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+def main() -> None:
+    """Run the experiment that the flags describe."""
+    given = flags.FLAGS
+    if given.config.deterministic:
+        use_deterministic_ops()
+    enable_compilation_cache(given.config.runtime.compilation_cache)
+    group = (given.coordinator, given.processes, given.process)
+    if any(value is not None for value in group):
+        if None in group or given.process >= given.processes:
+            raise ConfigError(
+                "several processes need --coordinator=HOST:PORT, --processes=N and "
+                f"--process=0..N-1, got {group}"
+            )
+        jax.distributed.initialize(*group)
+    train_and_evaluate(given.config, given.workdir)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(define_flags, main)

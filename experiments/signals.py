@@ -1,15 +1,19 @@
 """SIGINT and SIGTERM as a request: finish the dispatch, save the state, then leave."""
 
+import os
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Any
 
+_NOTE = b"\nstopping: saving after the current steps (once more: leave at once)\n"
+
 
 class StopSignals:
-    """Context in which SIGINT and SIGTERM are noted instead of obeyed; the second one is obeyed.
+    """Context in which the first SIGINT or SIGTERM is noted; the second one ends the process.
 
     Attributes:
-      received: the signal's number, or None.
+      received: the signal's number, or 0.
 
     >>> import os, signal
     >>> with StopSignals() as signals:
@@ -19,7 +23,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -33,13 +37,13 @@ class StopSignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        for each in self._previous:
+            # Python's own handlers wait for the end of a dispatch or a compilation; these do not.
+            signal.signal(each, signal.SIG_DFL)
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), _NOTE)

@@ -45,40 +45,24 @@ def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) 
     )
 
 
-def fold_ticket(state: TrainState, ticket: supjax.Ticket, config: ConfigDict) -> TrainState:
-    """Fold a ticket into the superposition, or start it; training itself is not touched."""
-    fields = config.sup_tickets
-    if state.superposed is None:
-        return start_superposition(state, ticket, fields.average)
-    fold = jax.jit(
-        partial(
-            supjax.superpose_step,
-            density=target_density(config),
-            average=fields.average,
-            scope=fields.scope,
-            beta=fields.beta,
-        )
-    )
-    active = state.superposed_active
-    folded = fold(state.superposed, ticket, state.superposed_count, active=active)
-    return state._replace(
-        superposed=folded,
-        superposed_count=state.superposed_count + 1,
-        superposed_active=supjax.next_active(active, folded, ticket),
-    )
-
-
 class TicketShelf:
     """Keeps the networks of a run: what happens between steps, in files that a redo overwrites."""
 
-    def __init__(
-        self, config: ConfigDict, workdir: Path, model: Any, walk: Walk, primary: bool
-    ) -> None:
+    def __init__(self, config: ConfigDict, workdir: Path, model: Any, walk: Walk) -> None:
         self._config = config
         self._workdir = workdir
         self._apply_fn = partial(model.apply, train=True, mutable=["batch_stats"])
         self._walk = walk
-        self._primary = primary
+        fields = config.sup_tickets
+        self._fold = jax.jit(
+            partial(
+                supjax.superpose_step,
+                density=target_density(config),
+                average=fields.average,
+                scope=fields.scope,
+                beta=fields.beta,
+            )
+        )
 
     def events(
         self,
@@ -111,7 +95,7 @@ class TicketShelf:
         elif number := timeline.ticket_after(done):
             ticket = jax.device_get(state.ticket)
             self._keep(ticket_name(number), "ticket", ticket, done, writer, progress)
-            state = fold_ticket(state, ticket, self._config)
+            state = self._superpose(state, ticket)
             folded = self._with_batch_stats(jax.device_get(state.superposed))
             self._keep(superposed_name(number), "superposed", folded, done, writer, progress)
             kept = True
@@ -143,6 +127,18 @@ class TicketShelf:
         if "accuracy" in scores:
             line += f", validation accuracy {100 * scores['accuracy']:.2f} %"
         progress.log(line)
+
+    def _superpose(self, state: TrainState, ticket: supjax.Ticket) -> TrainState:
+        """Fold a ticket into the superposition, or start it; training itself is not touched."""
+        if state.superposed is None:
+            return start_superposition(state, ticket, self._config.sup_tickets.average)
+        active = state.superposed_active
+        folded = self._fold(state.superposed, ticket, state.superposed_count, active=active)
+        return state._replace(
+            superposed=folded,
+            superposed_count=state.superposed_count + 1,
+            superposed_active=supjax.next_active(active, folded, ticket),
+        )
 
     def _with_batch_stats(self, ticket: supjax.Ticket) -> supjax.Ticket:
         """Return a superposed network with the batch-norm statistics that the config asks for."""

@@ -14,12 +14,13 @@ class Timeline(NamedTuple):
       due: `step -> bool`, periodic topology updates of the host method.
       steps_per_epoch: training steps in one epoch.
       eval_every: steps between evaluations; a multiple of the epoch.
+      log_every: steps between lines of metrics inside an epoch; its end always has one.
 
     >>> plan = CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1)
-    >>> line = Timeline(plan, lambda step: step == 1, steps_per_epoch=2, eval_every=2)
+    >>> line = Timeline(plan, lambda step: step == 1, steps_per_epoch=2, eval_every=2, log_every=2)
     >>> [line.action(step) for step in range(6)]
     ['train', 'topology', 'train', 'train', 'explore', 'train']
-    >>> line.stretch_end(2), line.ticket_after(6), line.phase(5)
+    >>> line.stretch_end(2, at_most=9), line.ticket_after(6), line.phase(5)
     (4, 1, 'cycle 1')
     """
 
@@ -27,6 +28,7 @@ class Timeline(NamedTuple):
     due: Callable[[int], Any]
     steps_per_epoch: int
     eval_every: int
+    log_every: int
 
     def action(self, step: int) -> str:
         """Return what training step `step` is: "train", "topology" or "explore".
@@ -39,19 +41,25 @@ class Timeline(NamedTuple):
             return "topology"
         return "train"
 
-    def stretch_end(self, step: int) -> int:
-        """Return the first step after `step` before which the host has nothing to do.
+    def stretch_end(self, step: int, at_most: int) -> int:
+        """Return the first step after `step` before which the host has something to do.
 
         From `step`, a plain training step, the device may run on alone up to there: to the next
-        topology step, epoch (a new order of the examples), phase or ticket.
+        topology step or line of metrics. Epochs (a new order of the examples), phases and tickets
+        end with a line of metrics.
         """
-        epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
         stop = step + 1
-        while stop < min(epoch_end, self.plan.total_steps) and self.action(stop) == "train":
-            if stop == self.plan.normal_steps or self.ticket_after(stop):
-                break
+        while stop < step + at_most and self.action(stop) == "train" and not self.log_due(stop):
             stop += 1
         return stop
+
+    def log_due(self, done: int) -> bool:
+        """Say whether `done` steps call for a line of metrics.
+
+        These moments depend on the config alone, never on the speed of the machine or on where a
+        run was interrupted.
+        """
+        return done % self.steps_per_epoch % self.log_every == 0
 
     def ticket_after(self, done: int) -> int:
         """Return the number (from 1) of the ticket taken when `done` steps are done, or 0."""

@@ -84,7 +84,7 @@ class Run:
             workdir, keep=config.runtime.keep_checkpoints, primary=self.primary
         )
         self.walk = make_walk(config, self.parts, self.dataset, devices)
-        self.shelf = TicketShelf(config, workdir, self.parts.model, self.walk, self.primary)
+        self.shelf = TicketShelf(config, workdir, self.parts.model, self.walk)
         self.clock = Clock()
         self.sums = zero_sums()
         self.saved_step, self.saved_at = 0, time.monotonic()
@@ -95,6 +95,8 @@ class Run:
             signals = stack.enter_context(StopSignals())
             state, notes = self.restore_or_start()
             step = self.saved_step = int(state.step)
+            if agree(step, 0) != (step, 0):
+                raise RunError(f"{self.workdir} must be a folder that all processes share")
             progress = Progress(
                 self.plan.total_steps,
                 start_step=step,
@@ -114,7 +116,8 @@ class Run:
             while True:
                 stop, stopped_by = agree(self.next_stop(step), signals.received)
                 if stopped_by:
-                    self.save(step, state)
+                    if step not in self.checkpoints.steps():
+                        self.save(step, state)
                     raise InterruptedRunError(stopped_by, step)
                 if step == self.plan.total_steps:
                     return state
@@ -187,9 +190,7 @@ class Run:
             raise self.diverged("weights", stop - 1)
         steps = stop - step
         images = steps * self.config.batch_size
-        self.clock.record(
-            action, steps=steps, images=images, seconds=time.monotonic() - begin
-        )
+        self.clock.record(action, steps=steps, images=images, seconds=time.monotonic() - begin)
         return state, {
             "phase": self.timeline.phase(step),
             "epoch": stop / self.steps_per_epoch,

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from experiments.build import RAMPED
 from experiments.data.catalog import KNOWN_SETS
 from experiments.errors import ConfigError
 from experiments.models import MODEL_NAMES
+from supjax.allocation import exact
 from supjax.densities import DISTRIBUTIONS
 from supjax.superpose import AVERAGES, SCOPES
 from supjax.topologies import METHODS
@@ -49,12 +51,13 @@ def check_config_values(config: ConfigDict) -> None:
         ("batch_size", config.batch_size),
         ("epochs", config.epochs),
         ("eval_every_epochs", config.eval_every_epochs),
+        ("logs_per_epoch", config.logs_per_epoch),
         ("topology.update_every", topology.update_every),
         ("topology.init_batches", topology.init_batches),
         ("sup_tickets.cycle_epochs", sup.cycle_epochs),
         ("runtime.keep_checkpoints", runtime.keep_checkpoints),
     ):
-        _within(name, value, "an integer of at least 1", lambda x: x >= 1)
+        _within(name, value, "an integer of at least 1", lambda x: isinstance(x, int) and x >= 1)
     for name, value in (
         ("validation_size", config.validation_size),
         ("optimizer.learning_rate", optimizer.learning_rate),
@@ -64,10 +67,14 @@ def check_config_values(config: ConfigDict) -> None:
         ("sup_tickets.low", sup.low),
         ("sup_tickets.recompute_batches", sup.recompute_batches),
         ("runtime.devices", runtime.devices),
+        ("runtime.dispatch_seconds", runtime.dispatch_seconds),
+        ("runtime.checkpoint_every_minutes", runtime.checkpoint_every_minutes),
+        ("runtime.checkpoint_every_steps", runtime.checkpoint_every_steps),
+        ("runtime.decode_workers", runtime.decode_workers),
     ):
         _within(name, value, "at least 0", lambda x: x >= 0)
-    if config.model.width <= 0:
-        raise ConfigError(f"model.width must be above 0, got {config.model.width}")
+    _within("model.width", config.model.width, "above 0", lambda x: x > 0)
+    _within("optimizer.decay_factor", optimizer.decay_factor, "(0, 1]", lambda x: 0 < x <= 1)
     _check_phases(config)
 
 
@@ -84,26 +91,42 @@ def _check_phases(config: ConfigDict) -> None:
                 f"sup_tickets.cycle_epochs must not exceed the run's {config.epochs} epochs, "
                 f"got {sup.cycle_epochs}"
             )
+        cyclic = int(config.epochs * exact(sup.cycle_fraction))
+        if cyclic - cyclic % sup.cycle_epochs == config.epochs:
+            raise ConfigError(
+                "sup_tickets.cycle_fraction must leave epochs for the normal phase, "
+                f"got {sup.cycle_fraction}"
+            )
+    if config.method in RAMPED:
+        _check_ramp(config)
+
+
+def _check_ramp(config: ConfigDict) -> None:
     first, last = config.topology.ramp_epochs
-    if config.method in ("gmp", "granet"):
-        if not 0 <= first < last <= config.epochs:
-            raise ConfigError(
-                "topology.ramp_epochs must ascend within the run's "
-                f"{config.epochs} epochs, got {tuple(config.topology.ramp_epochs)}"
-            )
-        if config.method == "granet" and config.topology.initial_sparsity > config.sparsity:
-            raise ConfigError(
-                f"topology.initial_sparsity must not exceed sparsity {config.sparsity}, "
-                f"got {config.topology.initial_sparsity}"
-            )
+    if not 0 <= first < last <= config.epochs:
+        raise ConfigError(
+            "topology.ramp_epochs must ascend within the run's "
+            f"{config.epochs} epochs, got {tuple(config.topology.ramp_epochs)}"
+        )
+    if config.method == "granet" and config.topology.initial_sparsity > config.sparsity:
+        raise ConfigError(
+            f"topology.initial_sparsity must not exceed sparsity {config.sparsity}, "
+            f"got {config.topology.initial_sparsity}"
+        )
 
 
 def check_devices(config: ConfigDict, process_count: int, local_devices: int) -> int:
-    """Return the devices to use in this process, if the batch divides by all of them.
+    """Return the number of devices to use in this process, if the batch divides by all of them.
 
     Raises:
-      ConfigError: if more are asked for than there are, or the batch does not divide.
+      ConfigError: if more are asked for than there are, some of those of several processes, or the
+        batch does not divide.
     """
+    if process_count > 1 and config.runtime.devices:
+        raise ConfigError(
+            f"runtime.devices must be 0, all, for {process_count} processes, "
+            f"got {config.runtime.devices}"
+        )
     wanted = config.runtime.devices or local_devices
     if wanted > local_devices:
         raise ConfigError(
@@ -125,4 +148,4 @@ def _one_of(name: str, value: Any, allowed: Any) -> None:
 
 def _within(name: str, value: Any, text: str, inside: Callable[[Any], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not inside(value):
-        raise ConfigError(f"{name} must be {'in ' if text[0] == '[' else ''}{text}, got {value!r}")
+        raise ConfigError(f"{name} must be {'in ' if text[0] in '[(' else ''}{text}, got {value!r}")

@@ -1,10 +1,12 @@
 """Train, topology and evaluation steps as pure functions, and the one place that uses pmap."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from supjax.masks import apply_masks
@@ -219,7 +221,8 @@ def data_parallel(
       step: a step made with the same `axis_name`.
       axis_name: name of the device axis.
       in_axes: per argument None (the same on every device) or 0 (split along a leading axis of
-        the number of devices; see `split_batch`).
+        the number of devices; see `split_batch`). All may be None: a step can pick its share by
+        `jax.lax.axis_index`.
       devices: devices to use; default all local ones.
       donate_argnums: arguments whose buffers may be reused.
 
@@ -234,14 +237,14 @@ def data_parallel(
     >>> float(jax.device_get(mean(jnp.ones(()), jnp.ones((n, 3)))))
     2.0
     """
-    return jax.pmap(
-        step,
-        axis_name,
-        in_axes=in_axes,
-        out_axes=None,
-        devices=devices,
-        donate_argnums=donate_argnums,
-    )
+    donated = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
+    mapped = partial(jax.pmap, axis_name=axis_name, out_axes=None, devices=devices)
+    if jax.tree.leaves(in_axes):
+        return mapped(step, in_axes=in_axes, donate_argnums=donated)
+    # pmap learns the number of devices from a split argument, so there has to be one.
+    shifted = tuple(i + 1 for i in donated)
+    spread = mapped(lambda place, *args: step(*args), in_axes=(0, *in_axes), donate_argnums=shifted)
+    return partial(spread, np.arange(len(devices) if devices else jax.local_device_count()))
 
 
 def split_batch(batch: PyTree, devices: int) -> PyTree:

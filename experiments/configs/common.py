@@ -19,7 +19,12 @@ def base() -> ConfigDict:
             "dataset": "cifar10",
             "validation_size": 5_000,  # examples taken from the training split
             "augment": True,
-            "model": {"name": "vgg16", "width": 1.0, "dtype": "float32"},
+            "model": {
+                "name": "vgg16",
+                "width": 1.0,
+                "dtype": "float32",
+                "sync_batch_norm": False,  # True: batch moments over all devices together
+            },
             "batch_size": 128,  # over all devices together
             "epochs": 250,
             "method": "rigl",
@@ -58,12 +63,13 @@ def base() -> ConfigDict:
                 "recompute_batches": 0,  # 0: one pass over the training split
             },
             "eval_every_epochs": 1,
-            "deterministic": True,
+            "logs_per_epoch": 4,  # lines of training metrics
+            "deterministic": True,  # on GPUs too, where it costs some speed
             "runtime": {  # nothing here changes a result; a resumed run may change it
                 "data_dir": "",
                 "devices": 0,  # 0: all local devices
                 "loop": "auto",  # "fused", "stepwise": many steps or one in a dispatch
-                "log_every_seconds": 2.0,
+                "dispatch_seconds": 2.0,  # longest wait for progress and for Ctrl-C
                 "checkpoint_every_minutes": 10.0,
                 "checkpoint_every_steps": 0,  # 0: by time alone
                 "keep_checkpoints": 3,

@@ -26,11 +26,13 @@ class Walk(Protocol):
     def place(self, state: TrainState) -> TrainState:
         """Put a state where the steps run."""
 
-    def advance(self, state: TrainState, stop: int) -> tuple[TrainState, PyTree]:
+    def advance(self, state: TrainState, sums: PyTree, stop: int) -> tuple[TrainState, PyTree]:
         """Train to just before step `stop`; return the state and the sums of the metrics."""
 
-    def move(self, state: TrainState, drop_fraction: float) -> tuple[TrainState, PyTree]:
-        """Train one step and move the masks."""
+    def move(
+        self, state: TrainState, sums: PyTree, drop_fraction: float
+    ) -> tuple[TrainState, PyTree]:
+        """Train one step and move the masks; return as `advance`."""
 
     def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
         """Return accuracy and loss of tickets answering together on a split."""

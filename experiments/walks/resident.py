@@ -7,14 +7,13 @@ import numpy as np
 
 import supjax
 from experiments.build import Parts
-from experiments.data.arrays import ArrayDataset, epoch_permutation, stack_batches, train_batch
+from experiments.data.arrays import ArrayDataset, epoch_permutation, train_batch
 from experiments.data.types import Augmentation, Batch, Shard, Split
 from experiments.walks.steps import (
     Steps,
     join_superposition,
     mean_scores,
     split_superposition,
-    zero_sums,
 )
 from supjax.training import TrainState
 from supjax.types import PyTree
@@ -45,7 +44,7 @@ class ResidentWalk:
         self._fused = fused
         self._steps = Steps(parts, self._train_batch, self._eval_batch, devices, None)
         self._train = self._steps.place(dataset.split("train"))
-        self._held_out: dict[str, tuple[Batch, int]] = {}
+        self._held_out: dict[str, list[Batch]] = {}
         self._epoch = -1
         self._permute = jax.jit(epoch_permutation, static_argnums=2)
 
@@ -58,11 +57,11 @@ class ResidentWalk:
         core, whole = split_superposition(state)
         return join_superposition(self._steps.place(core), whole)
 
-    def advance(self, state: TrainState, stop: int) -> tuple[TrainState, PyTree]:
+    def advance(self, state: TrainState, sums: PyTree, stop: int) -> tuple[TrainState, PyTree]:
         """Train to just before step `stop`, all in one epoch."""
         core, whole = split_superposition(state)
         step = int(core.step)
-        data, sums = self._data(step), zero_sums()
+        data = self._data(step)
         if self._fused:
             core, sums = self._steps.many(core, sums, data, np.int32(stop))
         else:
@@ -70,23 +69,22 @@ class ResidentWalk:
                 core, sums = self._steps.one(core, sums, data)
         return join_superposition(core, whole), sums
 
-    def move(self, state: TrainState, drop_fraction: float) -> tuple[TrainState, PyTree]:
+    def move(
+        self, state: TrainState, sums: PyTree, drop_fraction: float
+    ) -> tuple[TrainState, PyTree]:
         """Train one step and move the masks."""
         core, whole = split_superposition(state)
         data = self._data(int(core.step))
-        core, sums = self._steps.moving(core, zero_sums(), data, np.float32(drop_fraction))
+        core, sums = self._steps.moving(core, sums, data, np.float32(drop_fraction))
         return join_superposition(core, whole), sums
 
     def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
         """Return accuracy and loss of tickets answering together on a split."""
         if split not in self._held_out:
-            batches = stack_batches(self._dataset.split(split), self._batch_size)
-            self._held_out[split] = self._steps.place(batches), len(batches.labels)
-        batches, count = self._held_out[split]
+            batches = self._dataset.eval_batches(split, self._batch_size)
+            self._held_out[split] = [self._steps.place(batch) for batch in batches]
         tickets = self._steps.place(tickets)
-        return mean_scores(
-            self._steps.scoring(tickets, batches, np.int32(index)) for index in range(count)
-        )
+        return mean_scores(self._steps.scoring(tickets, batch) for batch in self._held_out[split])
 
     def training_batches(self, count: int) -> Iterator[Batch]:
         """Yield the first `count` training batches, normalised (0: one epoch)."""
@@ -118,11 +116,11 @@ class ResidentWalk:
         )
         return batch._replace(images=self._dataset.normalize(batch.images))
 
-    def _eval_batch(self, data: Batch, index: jax.Array, shard: Shard) -> Batch:
+    def _eval_batch(self, data: Batch, shard: Shard) -> Batch:
         size = shard.size(self._batch_size)
 
         def share(leaf: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice_in_dim(leaf[index], shard.index * size, size)
+            return jax.lax.dynamic_slice_in_dim(leaf, shard.index * size, size)
 
         batch = jax.tree.map(share, data)
         return batch._replace(images=self._dataset.normalize(batch.images))

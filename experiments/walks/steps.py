@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import supjax
-from experiments.build import Parts, make_metrics_fn
+from experiments.build import AXIS, Parts, make_metrics_fn
 from experiments.data.types import Batch, Shard
 from supjax.training import TrainState
 from supjax.types import PyTree
 
-AXIS = "batch"
 NEVER = np.int32(np.iinfo(np.int32).max)
 """Value of `first_bad` while every loss was finite."""
 
@@ -26,6 +25,11 @@ def zero_sums() -> PyTree:
         "steps": jnp.zeros((), jnp.int32),
         "first_bad": jnp.asarray(NEVER),
     }
+
+
+def restored_sums(saved: dict[str, Any]) -> PyTree:
+    """Return sums whose values were kept as Python numbers."""
+    return {name: jnp.asarray(saved[name], zero.dtype) for name, zero in zero_sums().items()}
 
 
 def add_metrics(sums: PyTree, metrics: PyTree, step: jax.Array) -> PyTree:
@@ -65,7 +69,7 @@ class Steps:
         self,
         parts: Parts,
         train_batch: Callable[[Any, jax.Array, Shard], Batch],
-        eval_batch: Callable[[Any, jax.Array, Shard], Batch],
+        eval_batch: Callable[[Any, Shard], Batch],
         devices: int,
         data_axis: int | None,
     ) -> None:
@@ -74,14 +78,15 @@ class Steps:
         Args:
           parts: the run's static parts.
           train_batch: `(data, step, shard) -> one device's share of a batch`, traced into them.
-          eval_batch: `(data, index, shard) -> one device's share`, likewise.
+          eval_batch: `(data, shard) -> one device's share`, likewise.
           devices: devices in this process.
           data_axis: None if every device sees all of `data`, 0 if it comes split.
         """
         count = devices * jax.process_count()
         axis = AXIS if count > 1 else None
-        train = supjax.make_train_step(parts.loss_fn, parts.tx, parts.topology, axis_name=axis)
-        move = supjax.make_topology_step(parts.loss_fn, parts.tx, parts.topology, axis_name=axis)
+        loss_fn = parts.loss_fn if axis is None else parts.parallel_loss_fn
+        train = supjax.make_train_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
+        move = supjax.make_topology_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
         score = supjax.make_eval_step(make_metrics_fn(parts.model), axis_name=axis)
 
         def shard() -> Shard:
@@ -108,8 +113,8 @@ class Steps:
             state, metrics = move(state, batch, drop_fraction)
             return state, add_metrics(sums, metrics, step)
 
-        def scoring(tickets: tuple[supjax.Ticket, ...], data: Any, index: jax.Array) -> PyTree:
-            return score(tickets, eval_batch(data, index, shard()))
+        def scoring(tickets: tuple[supjax.Ticket, ...], data: Any) -> PyTree:
+            return score(tickets, eval_batch(data, shard()))
 
         def compiled(function: Callable[..., Any], *axes: Any, donate: Any = ()) -> Any:
             if axis is None:
@@ -122,7 +127,7 @@ class Steps:
         self.one = compiled(one, None, None, data_axis, donate=(0, 1))
         self.many = compiled(many, None, None, data_axis, None, donate=(0, 1))
         self.moving = compiled(moving, None, None, data_axis, None, donate=(0, 1))
-        self.scoring = compiled(scoring, None, data_axis, None)
+        self.scoring = compiled(scoring, None, data_axis)
         self.place = compiled(lambda tree: tree, None)
 
 

@@ -15,7 +15,6 @@ from experiments.walks.steps import (
     join_superposition,
     mean_scores,
     split_superposition,
-    zero_sums,
 )
 from supjax.training import TrainState
 from supjax.types import PyTree
@@ -59,19 +58,20 @@ class StreamedWalk:
         core, whole = split_superposition(state)
         return join_superposition(self._steps.place(core), whole)
 
-    def advance(self, state: TrainState, stop: int) -> tuple[TrainState, PyTree]:
+    def advance(self, state: TrainState, sums: PyTree, stop: int) -> tuple[TrainState, PyTree]:
         """Train to just before step `stop`."""
         core, whole = split_superposition(state)
-        sums = zero_sums()
         for step in range(int(core.step), stop):
             core, sums = self._steps.one(core, sums, self._batch(step))
         return join_superposition(core, whole), sums
 
-    def move(self, state: TrainState, drop_fraction: float) -> tuple[TrainState, PyTree]:
+    def move(
+        self, state: TrainState, sums: PyTree, drop_fraction: float
+    ) -> tuple[TrainState, PyTree]:
         """Train one step and move the masks."""
         core, whole = split_superposition(state)
         data = self._batch(int(core.step))
-        core, sums = self._steps.moving(core, zero_sums(), data, np.float32(drop_fraction))
+        core, sums = self._steps.moving(core, sums, data, np.float32(drop_fraction))
         return join_superposition(core, whole), sums
 
     def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
@@ -81,7 +81,7 @@ class StreamedWalk:
             split, self._batch_size, shard=self._process, num_threads=self._workers
         )
         return mean_scores(
-            self._steps.scoring(tickets, self._to_devices(batch), np.int32(0)) for batch in batches
+            self._steps.scoring(tickets, self._to_devices(batch)) for batch in batches
         )
 
     def training_batches(self, count: int) -> Iterator[Batch]:
@@ -113,5 +113,6 @@ class StreamedWalk:
         del step, shard  # the batch is this device's share already
         return data._replace(images=self._dataset.normalize(data.images))
 
-    def _eval_batch(self, data: Batch, index: jax.Array, shard: Shard) -> Batch:
-        return self._train_batch(data, index, shard)
+    def _eval_batch(self, data: Batch, shard: Shard) -> Batch:
+        del shard
+        return data._replace(images=self._dataset.normalize(data.images))

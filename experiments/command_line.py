@@ -1,0 +1,144 @@
+"""Flags of the commands: whatever is wrong with them is told in one line, with what is allowed."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from experiments.errors import ConfigError, RunError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+_PROBLEMS = (flags.Error, AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError)
+"""What absl and ml_collections raise about flags and config files that cannot be used."""
+
+
+def run_command(define_flags: Callable[[], None], command: Callable[[], None]) -> None:
+    """Define and parse the flags, run the command, and turn a `RunError` into one line.
+
+    Args:
+      define_flags: calls absl's `DEFINE_*`; at import it could only fail with a traceback.
+      command: does the work; reads `flags.FLAGS`.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        before = set(flags.FLAGS)
+        try:
+            define_flags()
+            own = sorted(set(flags.FLAGS) - before)
+            rest = flags.FLAGS(argv)
+        except flags.UnrecognizedFlagError as error:
+            known = ", ".join(f"--{name}" for name in own)
+            raise ConfigError(f"unknown flag --{error.flagname}; known: {known}") from error
+        except _PROBLEMS as error:
+            raise ConfigError(last_line(error)) from error
+        if len(rest) > 1:
+            raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
+        logging.set_verbosity(logging.WARNING)
+        return rest
+
+    try:
+        app.run(lambda argv: command(), flags_parser=parse)
+    except RunError as error:
+        print(f"{error.title}: {error}", file=sys.stderr, flush=True)
+        if jax.process_count() > 1 and not error.everywhere:
+            os._exit(error.exit_code)  # an orderly exit would wait for the other processes
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped: SIGINT; the same command continues", file=sys.stderr, flush=True)
+        sys.exit(130)
+
+
+def define_config(default: str | None, text: str) -> None:
+    """Define `--config`, after a check of the file, its argument and the fields to override.
+
+    Args:
+      default: config file, or None.
+      text: of the flag's help.
+
+    Raises:
+      ConfigError: naming what is unknown, and what is known instead.
+    """
+    argv = sys.argv[1:]
+    given = [(i, arg.partition("=")) for i, arg in enumerate(argv)]
+    files = [
+        value if equals else "".join(argv[i + 1 : i + 2])
+        for i, (name, equals, value) in given
+        if name in ("-config", "--config")
+    ]
+    chosen = files[-1] if files else default
+    overrides = [
+        match[1]
+        for _, (name, _, _) in given
+        if (match := re.fullmatch(r"--?(?:no)?config\.([\w.]+)", name))
+    ]
+    if chosen is not None:
+        config = load_config(chosen)
+        for path in overrides:
+            check_field(config, path)
+    elif overrides:
+        raise ConfigError(f"--config.{overrides[0]} needs a config file: give --config=FILE first")
+    config_flags.DEFINE_config_file("config", default, text, lock_config=True)
+
+
+def load_config(chosen: str) -> ConfigDict:
+    """Return the config of `FILE.py` or `FILE.py:argument`.
+
+    Raises:
+      ConfigError: for a file that is missing or no config, or an argument that it refuses.
+
+    >>> load_config(f"{CONFIGS}/digits.py:method=set").method
+    'set'
+    >>> load_config("digits.py")
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: no config file digits.py; in ...: ..., digits.py, ...
+    """
+    file = chosen.partition(":")[0]
+    if not Path(file).is_file():
+        names = sorted(path.name for path in CONFIGS.glob("*.py") if _has_config(path))
+        raise ConfigError(f"no config file {file}; in {CONFIGS}: {', '.join(names)}")
+    scratch = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file("config", chosen, "", scratch, sys_argv=[])
+        config = scratch["config"].value
+    except _PROBLEMS as error:
+        raise ConfigError(f"{chosen}: {last_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{chosen}: get_config must return a ConfigDict, got {config!r}")
+    return config
+
+
+def check_field(config: ConfigDict, path: str) -> None:
+    """Raise a `ConfigError` that lists the known fields if there is none at a dotted path.
+
+    >>> check_field(ConfigDict({"method": "rigl"}), "methd")
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: unknown field --config.methd; known: method
+    """
+    node = config
+    for name in path.split("."):
+        known = list(node) if isinstance(node, ConfigDict) else []
+        if name not in known:
+            raise ConfigError(f"unknown field --config.{path}; known: {', '.join(known) or 'none'}")
+        node = node[name]
+
+
+def last_line(error: Exception) -> str:
+    r"""Return what an exception says, without the traceback that ml_collections puts into it.
+
+    >>> last_line(ValueError("Traceback: ...\nValueError: unknown method 'rgl'"))
+    "unknown method 'rgl'"
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\w+(\.\w+)*Error: ", "", lines[-1].strip())
+
+
+def _has_config(path: Path) -> bool:
+    return "def get_config(" in path.read_text(encoding="utf-8")
