@@ -1,0 +1,113 @@
+"""What every benchmark shares: interleaved timing, the environment, tables and JSON files."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Timing(NamedTuple):
+    """Wall-clock seconds of one function.
+
+    Attributes:
+      median: over all repetitions.
+      least: the fastest repetition.
+      most: the slowest repetition.
+      repetitions: how many there were.
+    """
+
+    median: float
+    least: float
+    most: float
+    repetitions: int
+
+
+def time_interleaved(
+    functions: Mapping[str, Callable[[], Any]], repetitions: int, budget: float
+) -> dict[str, Timing]:
+    """Time functions in turn, so that a change of the machine's load meets all of them.
+
+    Args:
+      functions: name -> function without arguments; called once before, to compile. Its results
+        are waited for.
+      repetitions: most timed calls of every function.
+      budget: seconds for the calls of one function; a slow one is called less often, but thrice,
+        and its calls are spread over the whole time.
+
+    Returns:
+      name -> timing.
+    """
+    seconds = {}
+    schedule = []
+    for name, function in functions.items():
+        jax.block_until_ready(function())
+        seconds[name] = [_seconds(function)]
+        planned = min(repetitions, max(3, int(budget / seconds[name][0])))
+        schedule += [((call + 0.5) / planned, name) for call in range(planned - 1)]
+    for _, name in sorted(schedule):
+        seconds[name].append(_seconds(functions[name]))
+    return {
+        name: Timing(statistics.median(taken), min(taken), max(taken), len(taken))
+        for name, taken in seconds.items()
+    }
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def environment() -> dict[str, Any]:
+    """Hardware, versions and date, to stand beside every figure."""
+    device = jax.devices()[0]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"{device.platform}: {device.device_kind} x {jax.device_count()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in ("jax", "jaxlib", "flax", "optax", "numpy")
+        },
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
+    """Write the results and the environment that they come from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": environment(), **results}, indent=2) + "\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table; all columns but the first are aligned right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def show(cells: Sequence[str]) -> None:
+        padded = [cells[0].ljust(widths[0])]
+        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        print("|", " | ".join(padded), "|")
+
+    show(header)
+    show(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    for row in rows:
+        show(row)
