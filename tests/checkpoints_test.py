@@ -1,0 +1,164 @@
+"""Saving and restoring in order: round trips, which checkpoints stay, foreign files, configs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from checkpoint_states import PHASES, bits, make_state, odd_state, small_state
+
+from experiments.checkpoints import CheckpointError, Checkpoints, check_config
+
+CONFIG = {
+    "seed": 1,
+    "model": {"name": "vgg16", "shape": (3, 3)},
+    "optimizer": {"learning_rate": 0.1, "decay": None},
+    "runtime": {"keep_checkpoints": 3},
+}
+
+
+def names(workdir: Path) -> list[str]:
+    return sorted(entry.name for entry in (workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("phase", ["odd", *PHASES])
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path, phase: str) -> None:
+    state = odd_state() if phase == "odd" else make_state(3, phase)
+    info = {"seconds": 1.25, "metrics": {"loss": [0.1, None]}, "phase": "normal"}
+    writer = Checkpoints(tmp_path)
+    writer.save(12, state, info)
+    writer.close()
+    found = Checkpoints(tmp_path).restore_latest(state)
+    assert found is not None
+    assert bits(found[0]) == bits(state)
+    assert found[1:] == (info, [])
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "new" / "run")
+    assert checkpoints.steps() == []
+    assert checkpoints.restore_latest(small_state(0)) is None
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_newest_checkpoints_stay(tmp_path: Path, keep: int) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=keep)
+    for step in (0, 9, 10, 100):
+        checkpoints.save(step, small_state(step), {})
+    assert checkpoints.steps() == [0, 9, 10, 100][-keep:]
+    assert len(names(tmp_path)) == keep
+    found = checkpoints.restore_latest(small_state(0))
+    assert found is not None
+    assert bits(found[0]) == bits(small_state(100))
+
+
+def test_a_save_does_not_remove_itself(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (7, 3):
+        checkpoints.save(step, small_state(step), {})
+    assert checkpoints.steps() == [3, 7]
+
+
+def test_keep_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_a_second_save_of_a_step_replaces_the_first(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, small_state(1), {"phase": "before the ticket"})
+    checkpoints.save(5, small_state(2), {"phase": "after it"})
+    found = checkpoints.restore_latest(small_state(0))
+    assert found is not None
+    assert bits(found[0]) == bits(small_state(2))
+    assert found[1:] == ({"phase": "after it"}, [])
+    assert names(tmp_path) == ["5"]
+
+
+def test_a_save_that_was_killed_is_undone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, small_state(step), {})
+    folder = tmp_path / "checkpoints"
+    (folder / "2").rename(folder / "2.replaced")
+    shutil.copytree(folder / "3", folder / "3.replaced")
+    shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp-17")
+    assert Checkpoints(tmp_path, primary=False).steps() == [1, 3]
+    assert Checkpoints(tmp_path).steps() == [1, 2, 3]
+    assert names(tmp_path) == ["1", "2", "3"]
+
+
+def test_foreign_files_are_neither_read_nor_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "007").mkdir()
+    (folder / "99").write_text("a file")
+    (folder / "backup.replaced").write_text("not ours")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2):
+        checkpoints.save(step, small_state(step), {})
+    assert checkpoints.steps() == [2]
+    assert names(tmp_path) == ["007", "2", "99", "backup.replaced", "notes"]
+    with pytest.raises(CheckpointError, match=r"99.*the checkpoint of step 2 is intact$"):
+        checkpoints.save(99, small_state(99), {})
+    assert (folder / "99").read_text() == "a file"
+
+
+def test_a_reader_does_not_write(tmp_path: Path) -> None:
+    reader = Checkpoints(tmp_path / "run", primary=False)
+    reader.save(1, small_state(1), {})
+    assert reader.steps() == []
+    assert reader.restore_latest(small_state(1)) is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(TypeError, match="set is not JSON"):
+        checkpoints.save(1, small_state(1), {"classes": {1, 2}})
+    assert names(tmp_path) == []
+
+
+def test_the_first_config_is_written_and_the_same_one_accepted(tmp_path: Path) -> None:
+    workdir = tmp_path / "runs" / "first"
+    check_config(workdir, CONFIG)
+    written = json.loads((workdir / "config.json").read_text())
+    assert written == CONFIG | {"model": {"name": "vgg16", "shape": [3, 3]}}
+    check_config(workdir, CONFIG)
+    check_config(workdir, CONFIG | {"runtime": {"data_dir": "/data"}})
+    check_config(workdir, {name: CONFIG[name] for name in ("seed", "model", "optimizer")})
+    assert [entry.name for entry in workdir.iterdir()] == ["config.json"]
+
+
+def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
+    check_config(tmp_path, CONFIG)
+    other = {
+        "seed": True,
+        "model": {"name": "vgg19", "shape": (3, 3), "width": 0.5},
+        "optimizer": {"learning_rate": 0.1},
+        "runtime": {"keep_checkpoints": 1},
+    }
+    with pytest.raises(CheckpointError) as caught:
+        check_config(tmp_path, other)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path} belongs to another config:",
+        'model.name: "vgg16" in the workdir, "vgg19" given',
+        "model.width: nothing in the workdir, 0.5 given",
+        "optimizer.decay: null in the workdir, nothing given",
+        "seed: 1 in the workdir, true given",
+    ]
+
+
+@pytest.mark.parametrize("content", ["", '{"seed": 1', "[1]"])
+def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"^cannot use .*config\.json: [^\n]+$"):
+        check_config(tmp_path, CONFIG)
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"^cannot use .*file/run/config\.json: [^\n]+$"):
+        check_config(tmp_path / "file" / "run", CONFIG)
+    with pytest.raises(CheckpointError, match=r"^cannot write to .*run/checkpoints: [^\n]+$"):
+        Checkpoints(tmp_path / "file" / "run")
