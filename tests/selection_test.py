@@ -1,4 +1,5 @@
 import itertools
+import re
 from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
@@ -240,6 +241,21 @@ def test_both_ways_of_counting_agree(size):
     mask = jnp.asarray(np.random.default_rng(size).random(size) < 0.3)
     expected = int(np.asarray(mask).sum())
     assert bisection._folded_count(mask) == bisection._plain_count(mask) == expected
+
+
+def test_no_sort_no_callback_and_less_memory_than_the_scores():
+    size = 2**20
+    lowered = jax.jit(top_k_mask).lower(jax.ShapeDtypeStruct((size,), jnp.float32), jnp.int32(5))
+    assert not {"sort", "scatter", "custom_call"} & set(
+        re.findall(r"stablehlo\.(\w+)", lowered.as_text())
+    )
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 2 * size
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_lowers_for_accelerators(platform):
+    export = jax.export.export(jax.jit(global_top_k_masks), platforms=[platform])
+    assert export({"a": jnp.ones((4, 5)), "b": jnp.ones(3)}, jnp.int32(5)).platforms == (platform,)
 
 
 ONES = jnp.ones(3)
