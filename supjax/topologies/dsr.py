@@ -15,8 +15,7 @@ from supjax.prune_grow import (
     prune_globally,
     random_scores,
 )
-from supjax.schedules import every
-from supjax.topologies.engine import advance, as_schedule, random_start
+from supjax.topologies.engine import advance, as_schedule, random_start, update_steps
 from supjax.types import LeafFilter, Params, Scalar, Schedule, TopologyState, TopologyTransform
 
 
@@ -116,7 +115,7 @@ def dsr(
         value = jnp.where(fresh, _smallest(scores, kept), last.value * factor)
         return advance(state, masks, Threshold(value, wanted))
 
-    return TopologyTransform(init, update, every(update_every, stop=stop), fraction)
+    return TopologyTransform(init, update, update_steps(update_every, stop=stop), fraction)
 
 
 def _count_below(scores: Any, masks: Any, threshold: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from supjax.checks import check_choice, check_density
+from supjax.checks import check_choice, check_count, check_density
 from supjax.densities import DISTRIBUTIONS, init_masks
 from supjax.masks import dense_masks
 from supjax.prune_grow import prune_and_grow
@@ -46,6 +46,14 @@ def random_start(density: float, distribution: str, filter_fn: LeafFilter | None
         return start(init_masks(key, params, density, distribution, filter_fn))
 
     return init
+
+
+def update_steps(
+    update_every: int, *, start: int = 0, stop: int | None = None
+) -> Callable[[Any], Any]:
+    """Return `step -> bool`, which steps carry an update; see `every`."""
+    check_count(update_every, "update_every")
+    return every(update_every, start=start, stop=stop)
 
 
 def as_schedule(drop_fraction: float | Schedule) -> Schedule:
@@ -95,7 +103,7 @@ def dynamic(
       filter_fn: which leaves are sparse.
     """
     fraction = as_schedule(drop_fraction)
-    due = every(update_every, stop=stop)
+    due = update_steps(update_every, stop=stop)
 
     def update(
         key: jax.Array,

@@ -9,8 +9,8 @@ from supjax.allocation import budget, ceil_share
 from supjax.checks import check_count
 from supjax.masks import count_maskable
 from supjax.prune_grow import magnitude, prune_globally
-from supjax.schedules import constant_fraction, cubic_density_ramp, every
-from supjax.topologies.engine import advance, random_start
+from supjax.schedules import constant_fraction, cubic_density_ramp
+from supjax.topologies.engine import advance, random_start, update_steps
 from supjax.types import (
     LeafFilter,
     Masks,
@@ -64,7 +64,7 @@ def gmp(
     0.5
     """
     ramp = density_ramp(density, initial_density, ramp_start, ramp_end)
-    due = every(update_every, start=ramp_start, stop=ramp_stop(ramp_end, update_every))
+    due = update_steps(update_every, start=ramp_start, stop=ramp_stop(ramp_end, update_every))
 
     def update(
         key: Any,
@@ -91,6 +91,8 @@ def density_ramp(
     From `end` on the count is exactly `round(density * N)`; before, the ramp's density is
     resolved to one part in a million.
     """
+    check_count(start, "ramp_start", least=0)
+    check_count(end, "ramp_end", least=start + 1)
     schedule = cubic_density_ramp(initial_density, density, start, end)
 
     def prune(masks: Masks, params: Params, step: Scalar) -> Masks:
@@ -110,6 +112,5 @@ def ramp_stop(end: int, update_every: int) -> int:
     >>> ramp_stop(100, 50), ramp_stop(101, 50)
     (100, 150)
     """
-    check_count(end, "ramp_end")
     check_count(update_every, "update_every")
     return -(-end // update_every) * update_every

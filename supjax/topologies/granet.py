@@ -3,8 +3,7 @@
 import jax
 
 from supjax.prune_grow import magnitude, prune_and_grow
-from supjax.schedules import every
-from supjax.topologies.engine import advance, as_schedule, random_start
+from supjax.topologies.engine import advance, as_schedule, random_start, update_steps
 from supjax.topologies.gmp import density_ramp, ramp_stop
 from supjax.types import (
     LeafFilter,
@@ -68,7 +67,7 @@ def granet(
     """
     ramp = density_ramp(density, initial_density, ramp_start, ramp_end)
     fraction = as_schedule(drop_fraction)
-    due = every(update_every, stop=stop)
+    due = update_steps(update_every, stop=stop)
     least = ramp_stop(ramp_end, update_every)
     if stop is not None and stop < least:
         raise ValueError(

@@ -44,7 +44,7 @@ def mest(
     >>> float(method.drop_fraction(1500))
     0.1
     """
-    if gradient_weight < 0:
+    if not gradient_weight >= 0:
         raise ValueError(f"gradient_weight must be at least 0, got {gradient_weight}")
 
     def importance(key: jax.Array, params: Params, grads: Params, masks: Masks) -> PyTree:

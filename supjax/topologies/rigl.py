@@ -1,5 +1,6 @@
 """RigL: drop the smallest weights, grow where the dense gradient is largest."""
 
+from supjax.checks import check_count
 from supjax.prune_grow import magnitude
 from supjax.schedules import cosine_fraction
 from supjax.topologies.engine import dynamic
@@ -46,7 +47,7 @@ def rigl(
     [[True, False, False, True]]
     """
     if not callable(drop_fraction) and stop is not None:
-        drop_fraction = cosine_fraction(drop_fraction, stop)
+        drop_fraction = cosine_fraction(drop_fraction, check_count(stop, "stop"))
     return dynamic(
         density,
         drop_scores=lambda key, params, grads, masks: magnitude(params, masks),

@@ -1,5 +1,6 @@
 """SET: drop the smallest weights, grow at random."""
 
+from supjax.checks import check_count
 from supjax.prune_grow import magnitude, random_scores
 from supjax.schedules import cosine_fraction
 from supjax.topologies.engine import dynamic
@@ -91,7 +92,7 @@ def set_itop(
     """
     return set(
         density,
-        drop_fraction=cosine_fraction(drop_fraction, stop),
+        drop_fraction=cosine_fraction(drop_fraction, check_count(stop, "stop")),
         update_every=update_every,
         stop=stop,
         distribution=distribution,

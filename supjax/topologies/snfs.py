@@ -14,8 +14,7 @@ from supjax.prune_grow import (
     layer_sizes,
     magnitude,
 )
-from supjax.schedules import every
-from supjax.topologies.engine import advance, as_schedule, random_start
+from supjax.topologies.engine import advance, as_schedule, random_start, update_steps
 from supjax.types import LeafFilter, Params, Scalar, Schedule, TopologyState, TopologyTransform
 
 
@@ -104,4 +103,4 @@ def snfs(
         counts = apportion(jnp.sum(dropped), means, room)
         return advance(state, grow_largest(kept, scores, counts), state.extra)
 
-    return TopologyTransform(init, update, every(update_every, stop=stop), fraction, observe)
+    return TopologyTransform(init, update, update_steps(update_every, stop=stop), fraction, observe)
