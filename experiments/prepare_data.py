@@ -41,23 +41,24 @@ def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
       ValueError, RuntimeError, OSError, ImportError: with one line that says what is wrong.
     """
     if name == "digits":
-        raise ValueError("digits needs no preparation: it comes with scikit-learn")
+        raise ValueError("there is nothing to do, it comes with scikit-learn")
     if local_copy is not None:
         return importing.write_tfds(name, importing.read_source(local_copy), data_dir)
     if name == "imagenet2012":
         raise ValueError(
-            "imagenet2012 cannot be downloaded without registration: get it from image-net.org"
-            f" ({KNOWN_SETS[name].download}), unpack it and give --from=FOLDER with"
-            " train/<class>/ and val/<class>/"
+            f"its licence asks for registration; get it ({KNOWN_SETS[name].download}), unpack it"
+            " and give --from=FOLDER, a folder with train/<class>/ and val/<class>/"
         )
-    if name in importing.DOWNLOADS:
-        return importing.write_tfds(name, importing.DOWNLOADS[name], data_dir)
     try:
+        if name in importing.DOWNLOADS:
+            return importing.write_tfds(name, importing.DOWNLOADS[name], data_dir)
         return importing.prepare_with_tfds(name, data_dir)
+    except importing.DownloadFailedError as error:
+        raise RuntimeError(f"{error}; give --from=PATH with a local copy") from error
     except ImportError as error:
         raise ImportError(
-            f"TFDS's builder of {name} needs a package that is missing ({error.name}): install"
-            " tensorflow for this step, or give --from=PATH with a local copy"
+            f"TFDS's builder of {name} needs the package {error.name}, which is missing: install it"
+            " for this step (it is not needed afterwards), or give --from=PATH with a local copy"
         ) from error
 
 

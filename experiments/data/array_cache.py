@@ -29,7 +29,7 @@ def load(folder: Path) -> dict[str, np.ndarray] | None:
       another one than they were read from (its files are hashed). Arrays alone are taken as given.
     """
     try:
-        with np.load(folder / FILE_NAME, allow_pickle=False) as file:
+        with (folder / FILE_NAME).open("rb") as content, np.load(content) as file:
             fingerprint = fingerprint_of(folder)
             if fingerprint is not None and str(file["fingerprint"]) != fingerprint:
                 return None

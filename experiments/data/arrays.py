@@ -27,6 +27,21 @@ class ArrayDataset(ImageDataset):
     test: Split
     augmentation: Augmentation
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.sizes:
+            shape = getattr(self, name).images.shape[1:]
+            if shape != self.image_shape:
+                raise ValueError(
+                    f"{self.name} must have one image shape, but {name} has {shape} beside"
+                    f" {self.image_shape}"
+                )
+        if self.augmentation.pad >= min(self.image_shape[:2]):
+            raise ValueError(
+                f"pad must be below the image's {min(self.image_shape[:2])} pixels,"
+                f" got {self.augmentation.pad}"
+            )
+
     def split(self, name: str) -> Split:
         """Returns the split `train`, `validation` or `test`.
 
@@ -34,7 +49,7 @@ class ArrayDataset(ImageDataset):
           ValueError: if it is none of them, or has no examples.
         """
         self.split_size(name)
-        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+        return getattr(self, name)
 
     def eval_batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         """Yields every example of a split once, un-augmented, in order.

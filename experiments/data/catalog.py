@@ -57,7 +57,7 @@ KNOWN_SETS: dict[str, ImageSet] = {
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         augmentation=Augmentation(flip=True),
-        download="144 GiB by hand from image-net.org, after registration",
+        download="144 GiB from image-net.org",
         streamed=True,
         test_split="validation",  # The labels of the test split are secret.
     ),

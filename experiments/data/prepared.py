@@ -1,5 +1,6 @@
 """Prepared TFDS sets on disk: finding and opening them."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,10 @@ def find_prepared(name: str, data_dir: Path) -> Path:
       FileNotFoundError: if the set is not prepared, with the command that prepares it.
       ValueError: if there is no such set.
     """
-    folders = [
-        folder
-        for folder in (data_dir / name).glob("*.*.*")
-        if _VERSION.fullmatch(folder.name)
-        and ((folder / INFO_FILE).exists() or (folder / array_cache.FILE_NAME).exists())
-    ]
-    if folders:
-        return max(folders, key=lambda folder: tuple(int(part) for part in folder.name.split(".")))
+    for place in (data_dir / name, *_default_configuration(data_dir / name)):
+        versions = [folder for folder in place.glob("*.*.*") if _is_prepared(folder)]
+        if versions:
+            return max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")])
     if not _is_known(name):
         raise ValueError(
             f"unknown data set {name!r}; known are {', '.join(sorted(KNOWN_SETS))}, every image set"
@@ -70,7 +67,7 @@ def feature_names(name: str, builder: Any) -> tuple[str, str]:
         image, label = keys
         if hasattr(features[image], "encoding_format") and hasattr(features[label], "num_classes"):
             return image, label
-    raise ValueError(f"{name} is no image-classification set: its features are {list(features)}")
+    raise ValueError(f"{name} is no image-classification set: its features are {sorted(features)}")
 
 
 def given_label_names(label: Any) -> tuple[str, ...]:
@@ -99,6 +96,20 @@ def skip_decoding() -> Any:
     import tensorflow_datasets as tfds
 
     return tfds.decode.SkipDecoding()
+
+
+def _is_prepared(folder: Path) -> bool:
+    return bool(_VERSION.fullmatch(folder.name)) and (
+        (folder / INFO_FILE).exists() or (folder / array_cache.FILE_NAME).exists()
+    )
+
+
+def _default_configuration(folder: Path) -> list[Path]:
+    """Returns the folder of the configuration that TFDS takes when none is named, if any."""
+    metadata = folder / ".config" / "metadata.json"
+    if not metadata.exists():
+        return []
+    return [folder / json.loads(metadata.read_text())["default_config_name"]]
 
 
 def _is_known(name: str) -> bool:

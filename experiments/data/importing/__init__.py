@@ -1,9 +1,9 @@
 """Reading local copies of image sets and writing them in TFDS's own format."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.data.importing.cifar import read_cifar_archive, read_cifar_files
+from experiments.data.importing.downloads import DOWNLOADS, DownloadFailedError
 from experiments.data.importing.folders import read_class_folders
 from experiments.data.importing.idx import read_idx_files
 from experiments.data.importing.npz import read_npz
@@ -13,6 +13,7 @@ from experiments.data.importing.tfds_writer import prepare_with_tfds, write_tfds
 
 __all__ = [
     "DOWNLOADS",
+    "DownloadFailedError",
     "Source",
     "SourceSplit",
     "array_source",
@@ -20,22 +21,6 @@ __all__ = [
     "read_source",
     "write_tfds",
 ]
-
-
-def _read_only_archive(files: Mapping[str, Path]) -> Source:
-    (archive,) = files.values()
-    return read_cifar_archive(archive)
-
-
-DOWNLOADS: dict[str, Callable[[Mapping[str, Path]], Source]] = {
-    "cifar10": _read_only_archive,
-    "cifar100": _read_only_archive,
-    "fashion_mnist": read_idx_files,
-    "kmnist": read_idx_files,
-    "mnist": read_idx_files,
-    "svhn_cropped": read_svhn_files,
-}
-"""The sets whose downloaded files, `file name -> path`, are read here and so need no TensorFlow."""
 
 
 def read_source(path: str | Path) -> Source:

@@ -35,7 +35,7 @@ class Source:
       splits: by TFDS's split names (`train`, `test`, `validation`).
       image_shape: `(height, width, channels)`, or None where sizes differ from image to image.
       num_classes: labels are `0 ... num_classes - 1`.
-      label_names: one name a class, or None.
+      label_names: one name a class, or None; where there are names, they are the examples' labels.
     """
 
     splits: Mapping[str, SourceSplit]
@@ -81,20 +81,25 @@ def array_source(
         images = check_images(name, images)
         check_labels(name, labels, len(images), num_classes)
         shapes.add(images.shape[1:])
-        splits[name] = _array_split(name, images, labels, (extra or {}).get(name, {}))
+        splits[name] = _array_split(name, images, labels, label_names, (extra or {}).get(name, {}))
     if len(shapes) > 1:
         raise ValueError(f"all splits must have one image shape, got {sorted(shapes)}")
     return Source(splits, shapes.pop(), num_classes, tuple(label_names) if label_names else None)
 
 
 def _array_split(
-    name: str, images: np.ndarray, labels: np.ndarray, extra: Mapping[str, np.ndarray]
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    label_names: Sequence[str] | None,
+    extra: Mapping[str, np.ndarray],
 ) -> SourceSplit:
     def read(index: int) -> Features:
         features: Features = {key: values[index].item() for key, values in extra.items()}
         features["id"] = f"{name}_{index:05d}"
         features["image"] = images[index]
-        features["label"] = int(labels[index])
+        label = int(labels[index])
+        features["label"] = label_names[label] if label_names else label
         return features
 
     return SourceSplit(range(len(images)), read, images.nbytes)

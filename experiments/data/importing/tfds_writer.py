@@ -7,24 +7,24 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from experiments.data.importing.downloads import FileReader, check_reachable, download
 from experiments.data.importing.source import Features, Source, SourceSplit
+from experiments.data.prepared import given_label_names
 
 NEW_SET_VERSION = "1.0.0"  # Of the sets that TFDS does not know.
 SHARD_BYTES = 128 << 20  # One shard at a time is held in memory.
-
-FromDownloads = Callable[[Mapping[str, Path]], Source]
-"""Reads the downloaded original files, `file name -> path`."""
+_PROGRESS_DELAY = 0.2  # Seconds; what fails at once shows no progress.
 
 
 def write_tfds(
-    name: str, source: Source | FromDownloads, data_dir: str | Path, num_shards: int = 0
+    name: str, source: Source | FileReader, data_dir: str | Path, num_shards: int = 0
 ) -> Path:
     """Writes the source as the prepared TFDS set `name`, so that `tfds.data_source` reads it.
 
@@ -44,9 +44,11 @@ def write_tfds(
     Raises:
       ValueError: if the set is already prepared, or the source's image shape, number of classes
         or class names are not those of the set.
-      RuntimeError: if another process is preparing the same set.
+      RuntimeError: if another process is preparing the same set, or a download fails.
     """
-    return _prepare(_builder_class(name, source, num_shards), data_dir)
+    with tqdm.tqdm(desc=name, unit=" images", delay=_PROGRESS_DELAY) as progress:
+        build = _builder_class(name, source, num_shards, progress)
+        return _prepare(build, data_dir, downloads=not isinstance(source, Source))
 
 
 def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
@@ -62,22 +64,28 @@ def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
     Raises:
       ValueError: if TFDS knows no such set, or it is already prepared.
       ImportError: if the builder needs a package that is missing.
+      RuntimeError: if another process is preparing the same set, or there is no network.
     """
     import tensorflow_datasets as tfds
 
     def build(**kwargs: Any) -> Any:
-        return tfds.builder(name, **kwargs)
+        try:
+            return tfds.builder(name, **kwargs)
+        except tfds.core.DatasetNotFoundError as error:  # Its own message lists all of TFDS.
+            raise ValueError("TensorFlow Datasets has no set of this name") from error
 
-    return _prepare(build, data_dir)
+    return _prepare(build, data_dir, downloads=True)
 
 
-def _prepare(build: Callable[..., Any], data_dir: str | Path) -> Path:
+def _prepare(build: Callable[..., Any], data_dir: str | Path, *, downloads: bool) -> Path:
     import tensorflow_datasets as tfds  # Slow to import, and not needed to read cached arrays.
 
     builder = build(data_dir=str(data_dir), file_format="array_record")
     folder = Path(builder.data_dir)
     if folder.exists():
         raise ValueError(f"{builder.name} is already prepared in {folder}; remove it to redo it")
+    if downloads:
+        check_reachable(builder.url_infos or ())
     with _only_writer(folder.parent), contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -102,16 +110,19 @@ def _only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _builder_class(name: str, source: Source | FromDownloads, num_shards: int) -> type:
+def _builder_class(
+    name: str, source: Source | FileReader, num_shards: int, progress: tqdm.tqdm
+) -> type:
     """Returns TFDS's builder of this name, or a plain one, that reads `source` instead."""
     import tensorflow_datasets as tfds
 
     def shard_iterators(builder: Any, manager: Any) -> Any:
-        content = source if isinstance(source, Source) else source(_download(builder, manager))
+        content = (
+            source if isinstance(source, Source) else source(download(builder.url_infos, manager))
+        )
         features = builder.info.features
         _check_fits(name, content, features)
-        total = sum(len(split.keys) for split in content.splits.values())
-        progress = tqdm.tqdm(total=total, desc=name, unit=" images")
+        progress.total = sum(len(split.keys) for split in content.splits.values())
         return {
             split: _shards(split, examples, features, num_shards, progress)
             for split, examples in content.splits.items()
@@ -120,7 +131,9 @@ def _builder_class(name: str, source: Source | FromDownloads, num_shards: int) -
     body: dict[str, Any] = {"name": name, "_shard_iterators_per_split": shard_iterators}
     bases: tuple[type, ...] = (tfds.core.ShardBasedBuilder,)
     try:
-        bases += (tfds.builder_cls(name),)
+        known = tfds.builder_cls(name)
+        bases += (known,)
+        body["url_infos"] = known.url_infos  # Downloads are checked against TFDS's own hashes.
     except tfds.core.DatasetNotFoundError:
         if not isinstance(source, Source):
             raise
@@ -128,11 +141,6 @@ def _builder_class(name: str, source: Source | FromDownloads, num_shards: int) -
         body["_info"] = lambda builder: _new_info(builder, source)
     with tfds.core.registered.skip_registration():
         return type("Imported", bases, body)
-
-
-def _download(builder: Any, manager: Any) -> dict[str, Path]:
-    urls = {url.rsplit("/", 1)[-1]: url for url in builder.url_infos}
-    return {name: Path(path) for name, path in manager.download(urls).items()}
 
 
 def _new_info(builder: Any, source: Source) -> Any:
@@ -163,10 +171,11 @@ def _check_fits(name: str, source: Source, features: Any) -> None:
         raise ValueError(f"{name} has images of shape {shape}, the source {source.image_shape}")
     if source.num_classes > label.num_classes:
         raise ValueError(f"{name} has {label.num_classes} classes, the source {source.num_classes}")
-    if source.label_names and source.num_classes == label.num_classes:
-        label.names = source.label_names  # Raises if the set has other names.
-    elif source.label_names and (unknown := set(source.label_names) - set(label.names)):
-        raise ValueError(f"{name} has no classes {sorted(unknown)[:5]}")
+    names = source.label_names or ()
+    if not given_label_names(label) and len(names) == label.num_classes:
+        label.names = list(names)
+    if unknown := set(names) - set(label.names):
+        raise ValueError(f"{name} has no classes named {sorted(unknown)[:5]}")
 
 
 def _shards(
@@ -182,8 +191,6 @@ def _shards(
         for index in order[start:stop]:
             yield examples.keys[index], _complete(examples.read(index), features)
             progress.update()
-        if progress.n == progress.total:
-            progress.close()
 
     return [functools.partial(generate, *bound) for bound in itertools.pairwise(bounds)]
 
