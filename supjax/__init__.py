@@ -6,6 +6,7 @@ The public surface and nothing else; every name is documented where it is define
 from supjax import analysis, topologies
 from supjax.batch_stats import average_batch_stats, recompute_batch_stats
 from supjax.densities import erk, init_masks, uniform
+from supjax.masked_update import mask_optimizer_state
 from supjax.masks import (
     apply_masks,
     count_active,
@@ -33,7 +34,6 @@ from supjax.schedules import (
 from supjax.selection import global_top_k_masks, top_k_mask
 from supjax.sparsify import (
     SparsifyState,
-    mask_optimizer_state,
     sparse_params,
     sparsify,
     sparsify_state,

@@ -1,54 +1,34 @@
 """Sparse training inside somebody else's optax loop."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from supjax.masked_update import masked_update
 from supjax.masks import apply_masks
 from supjax.types import Masks, Params, PyTree, TopologyState, TopologyTransform
 
 
 class SparsifyState(NamedTuple):
-    """State of `sparsify`: the wrapped optimizer's, the topology's, a step counter and a key."""
+    """State of `sparsify`.
+
+    Attributes:
+      inner: the wrapped optimizer's state.
+      topology: the method's state, with the current masks.
+      live: masks of the weights that the last update moved. A weight grown by it is in
+        `topology.masks` already, but still zero; it goes live with the next step.
+      step: updates so far, shape (), int32.
+      key: typed key.
+    """
 
     inner: PyTree
     topology: TopologyState
-    step: jax.Array  # shape (), int32
-    key: jax.Array  # typed key
-
-
-def mask_optimizer_state(
-    tx: optax.GradientTransformation, opt_state: PyTree, masks: Masks
-) -> PyTree:
-    """Set every per-weight entry of an optimizer's state to zero outside the masks.
-
-    Momentum, both Adam moments, accumulated gradients: whatever `optax.tree.map_params` finds
-    that has a weight's shape. Factored statistics of other shapes are left alone.
-
-    Args:
-      tx: the optimizer that made the state.
-      opt_state: its state.
-      masks: masks of the params.
-
-    Returns:
-      The masked state.
-
-    >>> import jax.numpy as jnp
-    >>> tx, params = optax.sgd(0.1, momentum=0.9), {"w": jnp.ones((1, 2))}
-    >>> state = tx.update(params, tx.init(params))[1]
-    >>> state = mask_optimizer_state(tx, state, {"w": jnp.array([[True, False]])})
-    >>> state[0].trace["w"]
-    Array([[1., 0.]], dtype=float32)
-    """
-
-    def mask_leaf(entry: Any, mask: Any) -> Any:
-        if mask is None or getattr(entry, "shape", None) != mask.shape:
-            return entry
-        return jnp.where(mask, entry, jnp.zeros((), entry.dtype))
-
-    return optax.tree.map_params(tx, mask_leaf, opt_state, masks)
+    live: Masks
+    step: jax.Array
+    key: jax.Array
 
 
 def sparsify(
@@ -60,6 +40,10 @@ def sparsify(
     zero: `p' = (p + u) * m`. On the steps for which `topology.due` holds, the masks move right
     after the weight update, by the gradient of that step, and the optimizer's per-weight state
     follows. Selection runs on those steps only. Start from masked weights with `sparse_params`.
+
+    The updates bring absent weights to zero, so nothing may scale them afterwards: wrap the whole
+    optimizer, `sparsify(optax.chain(...), ...)`. `optax.MultiSteps` and `optax.apply_if_finite`
+    may stand on either side; outside, they hand over mean gradients, or skip whole updates.
 
     Args:
       tx: any optax optimizer.
@@ -95,7 +79,8 @@ def sparsify(
         first, rest = jax.random.split(key)
         state = topology.init(first, params)
         inner = tx.init(apply_masks(params, state.masks))
-        return SparsifyState(inner, state, jnp.zeros((), jnp.int32), rest)
+        live = jax.tree.map(jnp.copy, state.masks)
+        return SparsifyState(inner, state, live, jnp.zeros((), jnp.int32), rest)
 
     def update_fn(
         updates: Params, state: SparsifyState, params: Params | None = None, **extra_args: Any
@@ -105,24 +90,41 @@ def sparsify(
         grads, before = updates, state.topology
         if topology.observe is not None:
             before = topology.observe(grads, before)
-        steps, inner = tx.update(
-            apply_masks(grads, before.masks), state.inner, params, **extra_args
-        )
-        moved = apply_masks(optax.apply_updates(params, steps), before.masks)
 
-        def move(before: TopologyState) -> TopologyState:
+        def move(before: TopologyState) -> tuple[TopologyState, Masks]:
+            steps, _ = masked_update(tx, grads, state.inner, params, before.masks, **extra_args)
+            moved = optax.apply_updates(params, steps)
             key = jax.random.fold_in(state.key, state.step)
-            return topology.update(key, grads, before, moved, state.step)
+            after = topology.update(key, grads, before, moved, state.step)
+            return after, jax.tree.map(jnp.logical_and, before.masks, after.masks)
+
+        def settle(before: TopologyState) -> tuple[TopologyState, Masks]:
+            return before, before.masks
 
         due = jnp.asarray(topology.due(state.step))
-        after = jax.lax.cond(due, move, lambda before: before, before)
-        inner = mask_optimizer_state(tx, inner, after.masks)
-        steps = jax.tree.map(
-            lambda p, u, m: u if m is None else jnp.where(m, u, -p), params, steps, after.masks
+        grown = jnp.asarray(topology.due(state.step - 1))
+        after, live = _in_place_if(
+            due | grown,
+            lambda carry: jax.lax.cond(due, move, settle, carry[0]),
+            (before, state.live),
         )
-        return steps, SparsifyState(inner, after, state.step + 1, state.key)
+        steps, inner = masked_update(tx, grads, state.inner, params, live, **extra_args)
+        return steps, SparsifyState(inner, after, live, state.step + 1, state.key)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _in_place_if(predicate: jax.Array, f: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
+    """Return `f(carry)` if the predicate holds and the carry as it is otherwise.
+
+    A loop of one turn or none. `jax.lax.cond` copies whatever its untaken branch passes on, which
+    costs more than the optimizer's step; a loop leaves its carry where it is.
+    """
+
+    def turn(state: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
+        return jnp.zeros_like(state[0]), f(state[1])
+
+    return jax.lax.while_loop(lambda state: state[0], turn, (predicate, carry))[1]
 
 
 def sparse_params(params: Params, opt_state: Any) -> Params:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from supjax.masked_update import mask_optimizer_state, masked_update
 from supjax.masks import apply_masks
-from supjax.sparsify import mask_optimizer_state
 from supjax.types import Params, PyTree, Scalar, Ticket, TopologyState, TopologyTransform
 
 LossFn = Callable[[Params, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTree, PyTree]]]
@@ -168,12 +168,14 @@ def make_topology_step(
         index = state.step
         state, metrics, grads = step(state, batch)
         key = jax.random.fold_in(jax.random.fold_in(state.rng, index), 1)
+        before = state.topology
         moved = topology.update(
-            key, grads, state.topology, state.params, index, drop_fraction=drop_fraction
+            key, grads, before, state.params, index, drop_fraction=drop_fraction
         )
+        kept = jax.tree.map(jnp.logical_and, before.masks, moved.masks)
         state = state._replace(
             params=apply_masks(state.params, moved.masks),
-            opt_state=mask_optimizer_state(tx, state.opt_state, moved.masks),
+            opt_state=mask_optimizer_state(tx, state.opt_state, state.params, kept),
             topology=moved,
         )
         return state, metrics
@@ -287,13 +289,10 @@ def _gradient_step(
         current = state.topology
         if topology.observe is not None:
             current = topology.observe(grads, current)
-        updates, opt_state = tx.update(
-            apply_masks(grads, current.masks), state.opt_state, state.params
-        )
-        params = apply_masks(optax.apply_updates(state.params, updates), current.masks)
+        updates, opt_state = masked_update(tx, grads, state.opt_state, state.params, current.masks)
         state = state._replace(
             step=state.step + 1,
-            params=params,
+            params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
             topology=current,
