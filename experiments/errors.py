@@ -25,10 +25,26 @@ class ConfigError(RunError):
 
 
 class DivergedError(RunError):
-    """The loss or the weights are no longer finite."""
+    """The loss or the weights are no longer finite.
+
+    Attributes:
+      seeds: of which runs.
+    """
 
     exit_code = 3
     everywhere = True
+
+    def __init__(self, line: str, seeds: tuple[int, ...]) -> None:
+        super().__init__(line)
+        self.seeds = seeds
+
+
+class OutOfStepError(RunError):
+    """Seeds that are to train together have come to different steps."""
+
+    def __init__(self, seeds: tuple[int, ...]) -> None:
+        names = ", ".join(map(str, seeds))
+        super().__init__(f"seeds {names} have come to different steps and cannot train together")
 
 
 class InterruptedRunError(RunError):

@@ -14,6 +14,7 @@ from experiments.configs import common
 from experiments.errors import ConfigError, RunError
 from experiments.validation import check_config_values, check_devices
 from experiments.walks import make_walk
+from experiments.walks.seed_axis import SeedAxis
 from supjax.ticket_io import load_metadata, load_ticket
 from supjax.tickets import check_same_shapes
 
@@ -64,7 +65,8 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
         check_same_shapes(expected["params"], ticket.params, what)
     except ValueError as error:
         raise RunError(str(error)) from error
-    scores = make_walk(config, parts, dataset, devices).evaluate((ticket,), split)
+    walk = make_walk(config, parts, dataset, devices, SeedAxis([config.seed]))
+    [scores] = walk.evaluate((ticket,), split)
     return (
         f"{ticket_file}: {dataset.name} {split} accuracy {scores['accuracy']:.2%}, "
         f"loss {scores['loss']:.4f}, density {float(supjax.density(ticket.masks)):.4f}"

@@ -12,7 +12,7 @@ from experiments.build import density_schedule
 from experiments.plots import plot_run
 from experiments.processes import wait_for_all
 from experiments.summary import render_table, write_summary
-from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
+from experiments.tickets import PRETRAINED, Member, superposed_name, ticket_name, ticket_path
 from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.training import TrainState
@@ -24,7 +24,7 @@ RAMP_POINTS = 200
 """Moments of a run at which the density is read for the mean cost of training."""
 
 
-def finish_run(run: Any, state: TrainState) -> dict[str, Any]:
+def finish_run(run: Any, state: TrainState) -> list[dict[str, Any]]:
     """Evaluate every network that the run kept, and write result, summary, table and plots.
 
     The validation split served choices during the run; the test split is used here, once.
@@ -34,39 +34,53 @@ def finish_run(run: Any, state: TrainState) -> dict[str, Any]:
       state: its last state.
 
     Returns:
-      The summary.
+      The summary of every seed.
     """
     wait_for_all("every kept network is on disk")
-    config, plan = run.config, run.plan
-    result = superposed_name(plan.num_cycles) if plan.num_cycles else PRETRAINED
-    networks = []
-    for file, entry in kept_networks(plan, config.sup_tickets.include_pretrained):
-        networks.append({**entry, "file": file, **_scores(run, [file])})
+    plan = run.plan
+    scored = []
+    for file, entry in kept_networks(plan, run.config.sup_tickets.include_pretrained):
+        scored.append(_scored(run, {**entry, "file": file}, [file]))
     cycle_files = [ticket_name(i + 1) for i in range(plan.num_cycles)]
     if len(cycle_files) > 1:
         name = f"ensemble of {len(cycle_files)} tickets"
         entry = {"name": name, "kind": "ensemble", "step": plan.total_steps}
-        networks.append({**entry, **_scores(run, cycle_files)})
-    final = load_ticket(ticket_path(run.workdir, result))
+        scored.append(_scored(run, entry, cycle_files))
+    ever_active = run.seeds.split(jax.device_get(state.topology.ever_active))
+    return [
+        _finish(run, member, list(networks), float(exploration_rate(seen)))
+        for member, networks, seen in zip(
+            run.members, zip(*scored, strict=True), ever_active, strict=True
+        )
+    ]
+
+
+def _finish(
+    run: Any, member: Member, networks: list[dict[str, Any]], rate: float
+) -> dict[str, Any]:
+    """Write what one seed has achieved into its folder."""
+    plan, workdir = run.plan, member.workdir
+    result = superposed_name(plan.num_cycles) if plan.num_cycles else PRETRAINED
+    final = load_ticket(ticket_path(workdir, result))
     summary = {
         "result": next(n["name"] for n in networks if n.get("file") == result),
         "networks": networks,
-        "exploration_rate": float(exploration_rate(jax.device_get(state.topology.ever_active))),
+        "exploration_rate": rate,
         "flops": flops(run, final),
         "wall_seconds": run.clock.elapsed,
         "images_per_second": run.clock.images_per_second,
         "plan": {**plan._asdict(), "steps_per_epoch": run.steps_per_epoch},
-        "config": config.to_dict(),
+        "config": member.config.to_dict(),
         "hardware": hardware(run.devices),
+        "seeds_together": len(run.members),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
     }
     if run.primary:
-        metadata = load_metadata(ticket_path(run.workdir, result))
-        save_ticket(run.workdir / RESULT_FILE, final, metadata)
-        write_summary(run.workdir, summary)
-        if config.runtime.plots:
-            plot_run(run.workdir)
-        print(render_table(summary, run.workdir))
+        save_ticket(workdir / RESULT_FILE, final, load_metadata(ticket_path(workdir, result)))
+        write_summary(workdir, summary)
+        if member.config.runtime.plots:
+            plot_run(workdir)
+        print(render_table(summary, workdir))
     return summary
 
 
@@ -94,12 +108,23 @@ def kept_networks(
     return kept
 
 
-def _scores(run: Any, files: list[str]) -> dict[str, Any]:
-    """Return density and held-out scores of kept networks answering together."""
-    tickets = tuple(load_ticket(ticket_path(run.workdir, file)) for file in files)
+def _scored(run: Any, entry: dict[str, Any], files: list[str]) -> list[dict[str, Any]]:
+    """Return an entry with every seed's density and held-out scores of its networks together."""
+    tickets = [
+        tuple(load_ticket(ticket_path(member.workdir, file)) for file in files)
+        for member in run.members
+    ]
+    stacked = run.seeds.stack(tickets)
     splits = [split for split in ("validation", "test") if run.walk.has_split(split)]
-    scores = {split: run.walk.evaluate(tickets, split) for split in splits}
-    return {"density": float(supjax.density(tickets[0].masks)), **scores}
+    scores = {split: run.walk.evaluate(stacked, split) for split in splits}
+    return [
+        {
+            **entry,
+            "density": float(supjax.density(own[0].masks)),
+            **{split: scores[split][index] for split in splits},
+        }
+        for index, own in enumerate(tickets)
+    ]
 
 
 def flops(run: Any, ticket: supjax.Ticket) -> dict[str, float]:

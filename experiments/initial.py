@@ -1,6 +1,7 @@
 """The training state at step 0."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,38 +14,42 @@ from experiments.walks import Walk
 from supjax.training import TrainState
 
 
-def initial_state(
+def make_initial_state(
     config: ConfigDict, parts: Parts, walk: Walk, image_shape: tuple[int, int, int]
-) -> TrainState:
-    """Return the state at step 0, which follows from the config alone.
+) -> Callable[[int, int], TrainState]:
+    """Return `(seed, index) -> state at step 0`, which follows from config and seed alone.
 
     Args:
-      config: its seed, and how many batches SNIP and GraSP score the network on.
+      config: says how many batches SNIP and GraSP score the network on.
       parts: the run's static parts.
-      walk: where these batches come from.
+      walk: where these batches come from, by the index of the seed.
       image_shape: of one image.
     """
-    root = jax.random.key(config.seed)
     image = jnp.ones((1, *image_shape), jnp.float32)
     init = jax.jit(functools.partial(parts.model.init, train=False))
-    variables = init(jax.random.fold_in(root, 0), image)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
 
-    def output_fn(params: Any) -> jax.Array:
-        inputs = {"params": params, "batch_stats": batch_stats}
-        return parts.model.apply(inputs, image, train=False)
+    def initial_state(seed: int, index: int) -> TrainState:
+        root = jax.random.key(seed)
+        variables = init(jax.random.fold_in(root, 0), image)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
 
-    def loss_fn(params: Any) -> jax.Array:
-        batches = walk.training_batches(config.topology.init_batches)
-        losses = [parts.loss_fn(params, batch_stats, b, root)[0] for b in batches]
-        return jnp.mean(jnp.stack(losses))
+        def output_fn(params: Any) -> jax.Array:
+            inputs = {"params": params, "batch_stats": batch_stats}
+            return parts.model.apply(inputs, image, train=False)
 
-    return supjax.create_train_state(
-        jax.random.fold_in(root, 1),
-        params,
-        parts.tx,
-        parts.topology,
-        batch_stats=batch_stats,
-        loss_fn=loss_fn,
-        output_fn=output_fn,
-    )
+        def loss_fn(params: Any) -> jax.Array:
+            batches = walk.training_batches(config.topology.init_batches, index)
+            losses = [parts.loss_fn(params, batch_stats, b, root)[0] for b in batches]
+            return jnp.mean(jnp.stack(losses))
+
+        return supjax.create_train_state(
+            jax.random.fold_in(root, 1),
+            params,
+            parts.tx,
+            parts.topology,
+            batch_stats=batch_stats,
+            loss_fn=loss_fn,
+            output_fn=output_fn,
+        )
+
+    return initial_state

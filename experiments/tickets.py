@@ -1,8 +1,9 @@
 """Taking tickets out of a training state and folding them into the superposition."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,19 @@ from experiments.metrics import MetricWriter
 from experiments.progress import Progress
 from experiments.timeline import Timeline
 from experiments.walks import Walk
+from experiments.walks.seed_axis import SeedAxis
 from supjax.ticket_io import save_ticket
 from supjax.training import TrainState
 
 PRETRAINED = "pretrained"
 """File name of the network at the end of the normal phase."""
+
+
+class Member(NamedTuple):
+    """One seed of a run: its config, and the folder that it writes to."""
+
+    config: ConfigDict
+    workdir: Path
 
 
 def ticket_name(number: int) -> str:
@@ -40,7 +49,7 @@ def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) 
     """Make a network the first member of the superposition."""
     return state._replace(
         superposed=ticket,
-        superposed_count=jnp.ones((), jnp.int32),
+        superposed_count=jnp.ones_like(state.step),
         superposed_active=supjax.initial_active(ticket, average),
     )
 
@@ -48,37 +57,38 @@ def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) 
 class TicketShelf:
     """Keeps the networks of a run: what happens between steps, in files that a redo overwrites."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, model: Any, walk: Walk) -> None:
-        self._config = config
-        self._workdir = workdir
+    def __init__(self, members: Sequence[Member], seeds: SeedAxis, model: Any, walk: Walk) -> None:
+        self._members = members
+        self._seeds = seeds
+        self._config = config = members[0].config  # but for the seed, that of all
         self._apply_fn = partial(model.apply, train=True, mutable=["batch_stats"])
         self._walk = walk
         fields = config.sup_tickets
-        self._fold = jax.jit(
-            partial(
-                supjax.superpose_step,
-                density=target_density(config),
-                average=fields.average,
-                scope=fields.scope,
-                beta=fields.beta,
-            )
+        fold = partial(
+            supjax.superpose_step,
+            density=target_density(config),
+            average=fields.average,
+            scope=fields.scope,
+            beta=fields.beta,
         )
+        self._fold = jax.jit(seeds.lift(fold))
 
     def events(
         self,
         state: TrainState,
         done: int,
         timeline: Timeline,
-        writer: MetricWriter | None,
+        writers: Sequence[MetricWriter],
         progress: Progress,
     ) -> tuple[TrainState, bool]:
         """Do what is due when `done` steps are done.
 
         Args:
-          state: the state after these steps.
+          state: the state of all seeds after these steps.
           done: how many.
           timeline: when what is due.
-          writer: for the scores on the validation split; None on other processes than the first.
+          writers: for every seed's scores on the validation split; empty on other processes than
+            the first.
           progress: for a line about every event.
 
         Returns:
@@ -88,21 +98,21 @@ class TicketShelf:
         kept = False
         if timeline.normal_phase_ends(done):
             ticket = jax.device_get(state.ticket)
-            self._keep(PRETRAINED, "pretrained", ticket, done, writer, progress)
+            self._keep(PRETRAINED, "pretrained", ticket, done, writers, progress)
             if fields.include_pretrained and timeline.plan.num_cycles:
                 state = start_superposition(state, ticket, fields.average)
             kept = True
         elif number := timeline.ticket_after(done):
             ticket = jax.device_get(state.ticket)
-            self._keep(ticket_name(number), "ticket", ticket, done, writer, progress)
+            self._keep(ticket_name(number), "ticket", ticket, done, writers, progress)
             state = self._superpose(state, ticket)
             folded = self._with_batch_stats(jax.device_get(state.superposed))
-            self._keep(superposed_name(number), "superposed", folded, done, writer, progress)
+            self._keep(superposed_name(number), "superposed", folded, done, writers, progress)
             kept = True
         elif timeline.evaluation_due(done) and self._walk.has_split("validation"):
             scores = self._walk.evaluate((state.ticket,), "validation")
-            if writer:
-                writer.write(done, "validation", scores)
+            for writer, row in zip(writers, scores, strict=False):
+                writer.write(done, "validation", row)
         return state, kept
 
     def _keep(
@@ -111,22 +121,28 @@ class TicketShelf:
         kind: str,
         ticket: supjax.Ticket,
         done: int,
-        writer: MetricWriter | None,
+        writers: Sequence[MetricWriter],
         progress: Progress,
     ) -> None:
-        scores: dict[str, Any] = {"density": float(supjax.density(ticket.masks))}
+        """Save and score a network of every seed."""
+        scored: list[dict[str, float]] = [{} for _ in self._members]
         if self._walk.has_split("validation"):
-            scores |= self._walk.evaluate((ticket,), "validation")
-        if writer:
-            path = ticket_path(self._workdir, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            metadata = {"name": name, "step": done, "config": self._config.to_dict(), **scores}
-            save_ticket(path, ticket, metadata)
-            writer.write(done, kind, scores)
-        line = f"{name.replace('_', ' ')}: density {scores['density']:.4f}"
-        if "accuracy" in scores:
-            line += f", validation accuracy {100 * scores['accuracy']:.2f} %"
-        progress.log(line)
+            scored = self._walk.evaluate((ticket,), "validation")
+        for index, (member, own) in enumerate(
+            zip(self._members, self._seeds.split(ticket), strict=True)
+        ):
+            scores = {"density": float(supjax.density(own.masks)), **scored[index]}
+            if writers:
+                path = ticket_path(member.workdir, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                config = member.config.to_dict()
+                save_ticket(path, own, {"name": name, "step": done, "config": config, **scores})
+                writers[index].write(done, kind, scores)
+            title = f"{self._seeds.label(index)}{name.replace('_', ' ')}"
+            line = f"{title}: density {scores['density']:.4f}"
+            if "accuracy" in scores:
+                line += f", validation accuracy {100 * scores['accuracy']:.2f} %"
+            progress.log(line)
 
     def _superpose(self, state: TrainState, ticket: supjax.Ticket) -> TrainState:
         """Fold a ticket into the superposition, or start it; training itself is not touched."""
@@ -145,5 +161,11 @@ class TicketShelf:
         fields = self._config.sup_tickets
         if fields.batch_stats == "average" or not jax.tree.leaves(ticket.batch_stats):
             return ticket
-        images = (b.images for b in self._walk.training_batches(fields.recompute_batches))
-        return jax.device_get(supjax.recompute_batch_stats(self._apply_fn, ticket, images))
+
+        def recomputed(index: int, own: supjax.Ticket) -> supjax.Ticket:
+            batches = self._walk.training_batches(fields.recompute_batches, index)
+            images = (batch.images for batch in batches)
+            return supjax.recompute_batch_stats(self._apply_fn, own, images)
+
+        tickets = [recomputed(i, own) for i, own in enumerate(self._seeds.split(ticket))]
+        return jax.device_get(self._seeds.stack(tickets))

@@ -1,12 +1,16 @@
 """The main job: train through both phases, take tickets, superpose them, report."""
 
+import functools
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 import supjax
@@ -14,18 +18,19 @@ from experiments.build import build, open_dataset
 from experiments.checkpoints import Checkpoints, check_config
 from experiments.clock import Clock
 from experiments.data.checks import CorruptImageError
-from experiments.errors import DivergedError, InterruptedRunError, RunError
+from experiments.errors import DivergedError, InterruptedRunError, OutOfStepError, RunError
 from experiments.finish import finish_run
-from experiments.initial import initial_state
+from experiments.initial import make_initial_state
 from experiments.metrics import MetricWriter
 from experiments.processes import agree, wait_for_all
 from experiments.progress import Progress
 from experiments.signals import StopSignals
-from experiments.tickets import TicketShelf
+from experiments.tickets import Member, TicketShelf
 from experiments.timeline import Timeline
 from experiments.validation import check_config_values, check_devices
 from experiments.walks import make_walk
-from experiments.walks.steps import NEVER, restored_sums, zero_sums
+from experiments.walks.seed_axis import SeedAxis
+from experiments.walks.steps import NEVER, next_step, restored_sums, zero_sums
 from supjax.training import TrainState
 from supjax.types import PyTree
 
@@ -47,11 +52,30 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     Raises:
       RunError: one line, with the exit status of the command.
     """
+    [summary] = train_together([Member(config, Path(workdir))])
+    return summary
+
+
+def train_together(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Run several seeds of one experiment in step, as one compiled program.
+
+    Every folder gets what a run of that seed alone would write, and can be continued alone.
+
+    Args:
+      members: configs that differ in their seeds, and a folder for each.
+
+    Returns:
+      The summary of every seed.
+
+    Raises:
+      RunError: one line, with the exit status of the command; `DivergedError` names the seeds
+        that the others can go on without.
+    """
+    config, workdir = members[0]
     check_config_values(config)
     devices = check_devices(config, jax.process_count(), jax.local_device_count())
-    workdir = Path(workdir)
     try:
-        run = Run(config, workdir, devices)
+        run = Run(members, devices)
         return finish_run(run, run.train())
     except OSError as error:
         raise RunError(f"{error.strerror or error}: {error.filename or workdir}") from error
@@ -60,11 +84,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
 
 
 class Run:
-    """One run: its static parts, its folder, and the loop over its steps."""
+    """One run: its static parts, the folders of its seeds, and the loop over its steps.
 
-    def __init__(self, config: ConfigDict, workdir: Path, devices: int) -> None:
-        self.config = config
-        self.workdir = workdir
+    A run has one seed or several that train together; whatever is a tree (the state, the sums of
+    metrics) has the axis `seeds`.
+    """
+
+    def __init__(self, members: Sequence[Member], devices: int) -> None:
+        self.members = members
+        self.seeds = SeedAxis([member.config.seed for member in members])
+        self.config = config = members[0].config  # but for the seed, that of all
         self.devices = devices
         self.primary = jax.process_index() == 0
         self.dataset = open_dataset(config)
@@ -79,14 +108,18 @@ class Run:
             log_every=max(self.steps_per_epoch // config.logs_per_epoch, 1),
         )
         if self.primary:
-            check_config(workdir, config.to_dict())
-        self.checkpoints = Checkpoints(
-            workdir, keep=config.runtime.keep_checkpoints, primary=self.primary
-        )
-        self.walk = make_walk(config, self.parts, self.dataset, devices)
-        self.shelf = TicketShelf(config, workdir, self.parts.model, self.walk)
+            for member in members:
+                check_config(member.workdir, member.config.to_dict())
+        keep = config.runtime.keep_checkpoints
+        self.checkpoints = [
+            Checkpoints(member.workdir, keep=keep, primary=self.primary) for member in members
+        ]
+        self.walk = make_walk(config, self.parts, self.dataset, devices, self.seeds)
+        self.shelf = TicketShelf(members, self.seeds, self.parts.model, self.walk)
+        self.densities = self.seeds.lift(supjax.density)
+        self.finite = jax.jit(self.seeds.lift(all_finite))
         self.clock = Clock()
-        self.sums = zero_sums()
+        self.sums = self.zero_sums()
         self.saved_step, self.saved_at = 0, time.monotonic()
 
     def train(self) -> TrainState:
@@ -94,9 +127,10 @@ class Run:
         with ExitStack() as stack:
             signals = stack.enter_context(StopSignals())
             state, notes = self.restore_or_start()
-            step = self.saved_step = int(state.step)
+            step = self.saved_step = next_step(state)
             if agree(step, 0) != (step, 0):
-                raise RunError(f"{self.workdir} must be a folder that all processes share")
+                workdir = self.members[0].workdir
+                raise RunError(f"{workdir} must be a folder that all processes share")
             progress = Progress(
                 self.plan.total_steps,
                 start_step=step,
@@ -106,46 +140,61 @@ class Run:
             )
             for note in notes:
                 progress.log(note)
-            writer = None
-            if self.primary:
-                tensorboard = self.config.runtime.tensorboard
-                writer = MetricWriter(self.workdir, resume_step=step, tensorboard=tensorboard)
+            writers = []
+            for member in self.members if self.primary else ():
+                tensorboard = member.config.runtime.tensorboard
+                writer = MetricWriter(member.workdir, resume_step=step, tensorboard=tensorboard)
                 stack.callback(writer.close)
+                writers.append(writer)
             state = self.walk.place(state)
             stack.enter_context(progress)
             while True:
                 stop, stopped_by = agree(self.next_stop(step), signals.received)
                 if stopped_by:
-                    if step not in self.checkpoints.steps():
+                    if not all(step in each.steps() for each in self.checkpoints):
                         self.save(step, state)
                     raise InterruptedRunError(stopped_by, step)
                 if step == self.plan.total_steps:
                     return state
                 state, metrics = self.dispatch(state, step, stop)
                 step = stop
-                progress.update(step, **metrics)
+                progress.update(step, **mean_row(metrics))
                 if self.timeline.log_due(step):
-                    self.sums = zero_sums()
-                    if writer:
-                        writer.write(step, "train", metrics)
-                state, event = self.shelf.events(state, step, self.timeline, writer, progress)
+                    self.sums = self.zero_sums()
+                    for writer, row in zip(writers, metrics, strict=False):
+                        writer.write(step, "train", row)
+                state, event = self.shelf.events(state, step, self.timeline, writers, progress)
                 if event or self.save_due(step):
                     self.save(step, state)
 
     def restore_or_start(self) -> tuple[TrainState, list[str]]:
-        """Return the newest usable state, or the one at step 0, and notes for the console."""
+        """Return the newest usable state, or the one at step 0, and notes for the console.
 
-        def start() -> TrainState:
-            return initial_state(self.config, self.parts, self.walk, self.dataset.image_shape)
-
+        Raises:
+          OutOfStepError: if the seeds' newest usable checkpoints are not of the same step.
+        """
+        image_shape = self.dataset.image_shape
+        start = make_initial_state(self.config, self.parts, self.walk, image_shape)
         wait_for_all("checkpoints of an earlier start are in order")
-        restored = self.checkpoints.restore_latest(jax.eval_shape(start))
-        if restored is None:
-            return start(), []
-        state, info, notes = restored
-        self.clock = Clock(**info["clock"])
-        self.sums = restored_sums(info["sums"])
-        return state, [*notes, f"continuing at step {state.step} of {self.plan.total_steps}"]
+        template = jax.eval_shape(functools.partial(start, self.seeds.seeds[0], 0))
+        found = [each.restore_latest(template) for each in self.checkpoints]
+        restored = [each for each in found if each is not None]
+        if not restored:
+            states = [start(seed, index) for index, seed in enumerate(self.seeds.seeds)]
+            return self.seeds.stack(states), []
+        steps = {int(state.step) for state, _, _ in restored}
+        if len(steps) > 1 or len(restored) < len(found):
+            raise OutOfStepError(self.seeds.seeds)
+        states, infos, notes = zip(*restored, strict=True)
+        self.clock = Clock(**infos[0]["clock"])
+        self.sums = self.seeds.stack([restored_sums(info["sums"]) for info in infos])
+        lines = [f"{self.seeds.label(i)}{note}" for i, own in enumerate(notes) for note in own]
+        lines.append(f"continuing at step {steps.pop()} of {self.plan.total_steps}")
+        return self.seeds.stack(states), lines
+
+    def zero_sums(self) -> PyTree:
+        """Return empty sums of every seed's metrics."""
+        return self.seeds.stack([zero_sums() for _ in self.members])
 
     def next_stop(self, step: int) -> int:
         """Return the step before which the host looks again, by the speed of this process."""
@@ -165,15 +214,17 @@ class Run:
         return minutes >= runtime.checkpoint_every_minutes or 0 < every <= step - self.saved_step
 
     def save(self, step: int, state: TrainState) -> None:
-        """Write a checkpoint."""
-        sums = {name: value.item() for name, value in jax.device_get(self.sums).items()}
-        self.checkpoints.save(step, state, {"clock": self.clock.saved(), "sums": sums})
+        """Write a checkpoint of every seed."""
+        states, all_sums = map(self.seeds.split, (state, jax.device_get(self.sums)))
+        for checkpoints, own, sums in zip(self.checkpoints, states, all_sums, strict=True):
+            plain = {name: value.item() for name, value in sums.items()}
+            checkpoints.save(step, own, {"clock": self.clock.saved(), "sums": plain})
         self.saved_step, self.saved_at = step, time.monotonic()
 
     def dispatch(
         self, state: TrainState, step: int, stop: int
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Run the steps from `step` to before `stop`; return the state and the mean metrics."""
+    ) -> tuple[TrainState, list[dict[str, Any]]]:
+        """Run the steps from `step` to before `stop`; return state and mean metrics by seed."""
         action = self.timeline.action(step)
         begin = time.monotonic()
         if action == "train":
@@ -183,36 +234,66 @@ class Run:
             if action == "topology":
                 rate = self.parts.topology.drop_fraction(step)
             state, self.sums = self.walk.move(state, self.sums, rate)
-        sums = jax.device_get(self.sums)
-        if sums["first_bad"] != NEVER:
-            raise self.diverged("loss", int(sums["first_bad"]))
-        if not all_finite(state.params):
-            raise self.diverged("weights", stop - 1)
+        all_sums = self.seeds.split(jax.device_get(self.sums))
+        self.check_finite([int(sums["first_bad"]) for sums in all_sums], state, stop - 1)
         steps = stop - step
         images = steps * self.config.batch_size
         self.clock.record(action, steps=steps, images=images, seconds=time.monotonic() - begin)
-        return state, {
-            "phase": self.timeline.phase(step),
-            "epoch": stop / self.steps_per_epoch,
-            "learning_rate": float(self.parts.learning_rate(stop - 1)),
-            "loss": float(sums["loss"] / sums["steps"]),
-            "accuracy": float(sums["accuracy"] / sums["steps"]),
-            "density": float(supjax.density(state.topology.masks)),
-            "images_per_second": self.clock.images_per_second,
-        }
+        densities = np.ravel(self.densities(state.topology.masks)).tolist()
+        return state, [
+            {
+                "phase": self.timeline.phase(step),
+                "epoch": stop / self.steps_per_epoch,
+                "learning_rate": float(self.parts.learning_rate(stop - 1)),
+                "loss": float(sums["loss"] / sums["steps"]),
+                "accuracy": float(sums["accuracy"] / sums["steps"]),
+                "density": density,
+                "images_per_second": self.clock.images_per_second,
+            }
+            for sums, density in zip(all_sums, densities, strict=True)
+        ]
 
-    def diverged(self, what: str, step: int) -> DivergedError:
-        """Return the error for a loss or weights that are not finite."""
-        kept = self.checkpoints.steps()
-        newest = f"the checkpoint of step {kept[-1]} is from before it" if kept else "nothing saved"
-        rate = float(self.parts.learning_rate(step))
-        verb = "is" if what == "loss" else "are"
-        return DivergedError(
-            f"the {what} {verb} not finite at step {step}, learning rate {rate:g}; {newest}"
-        )
+    def check_finite(self, first_bad: list[int], state: TrainState, step: int) -> None:
+        """Raise a `DivergedError` that names every seed whose loss or weights are not finite.
+
+        Args:
+          first_bad: the first step of every seed with such a loss.
+          state: the state of all seeds after `step`.
+          step: the last step that has run.
+        """
+        finite = np.ravel(self.finite(state.params)).tolist()
+        lines = {}
+        for index, seed in enumerate(self.seeds.seeds):
+            if first_bad[index] == NEVER and finite[index]:
+                continue
+            what, bad = "loss is", first_bad[index]
+            if bad == NEVER:
+                what, bad = "weights are", step
+            kept = self.checkpoints[index].steps()
+            newest = (
+                f"the checkpoint of step {kept[-1]} is from before it" if kept else "nothing saved"
+            )
+            rate = float(self.parts.learning_rate(bad))
+            lines[seed] = (
+                f"{self.seeds.label(index)}the {what} not finite at step {bad}, "
+                f"learning rate {rate:g}; {newest}"
+            )
+        if lines:
+            raise DivergedError("\n".join(lines.values()), tuple(lines))
 
 
-@jax.jit
+def mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means of rows of metrics; words are those of the first row.
+
+    >>> mean_row([{"phase": "normal", "loss": 1.0}, {"phase": "normal", "loss": 2.0}])
+    {'phase': 'normal', 'loss': 1.5}
+    """
+    return {
+        name: value if isinstance(value, str) else fmean(row[name] for row in rows)
+        for name, value in rows[0].items()
+    }
+
+
 def all_finite(tree: PyTree) -> jax.Array:
     """Say whether a tree holds neither NaN nor infinity.
 

@@ -11,14 +11,16 @@ from experiments.build import Parts
 from experiments.data.arrays import ArrayDataset
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch
+from experiments.errors import ConfigError
 from experiments.walks.resident import ResidentWalk
+from experiments.walks.seed_axis import SeedAxis
 from experiments.walks.streamed import StreamedWalk
 from supjax.training import TrainState
 from supjax.types import PyTree
 
 
 class Walk(Protocol):
-    """A run's steps over its data, whatever the source."""
+    """A run's steps over its data, whatever the source; states have the axis of its seeds."""
 
     def has_split(self, split: str) -> bool:
         """Say whether the data set has examples in a split."""
@@ -34,28 +36,37 @@ class Walk(Protocol):
     ) -> tuple[TrainState, PyTree]:
         """Train one step and move the masks; return as `advance`."""
 
-    def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
-        """Return accuracy and loss of tickets answering together on a split."""
+    def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> list[dict[str, float]]:
+        """Return every seed's accuracy and loss of tickets answering together on a split."""
 
-    def training_batches(self, count: int) -> Iterator[Batch]:
-        """Yield the first `count` training batches, normalised (0: one epoch)."""
+    def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
+        """Yield the first `count` training batches of one seed, normalised (0: one epoch)."""
 
 
 def make_walk(
-    config: ConfigDict, parts: Parts, dataset: ArrayDataset | StreamedDataset, devices: int
+    config: ConfigDict,
+    parts: Parts,
+    dataset: ArrayDataset | StreamedDataset,
+    devices: int,
+    seeds: SeedAxis,
 ) -> Walk:
-    """Return the walk for a data set, resident or streamed.
+    """Return the walk of one or more seeds over a data set, resident or streamed.
 
     XLA's CPU backend can run convolutions inside loops several times slower than outside, so the
     CPU takes one step a dispatch; elsewhere a dispatch holds many.
+
+    Raises:
+      ConfigError: for several seeds over a streamed data set.
     """
     if isinstance(dataset, StreamedDataset):
+        if len(seeds.seeds) > 1:
+            raise ConfigError(f"{dataset.name} is streamed: its seeds train one by one")
         return StreamedWalk(
             parts,
             dataset,
             devices,
             batch_size=config.batch_size,
-            seed=config.seed,
+            seed=seeds.seeds[0],
             workers=config.runtime.decode_workers or None,
         )
     fused = jax.default_backend() != "cpu"
@@ -66,7 +77,7 @@ def make_walk(
         dataset,
         devices,
         batch_size=config.batch_size,
-        seed=config.seed,
+        seeds=seeds,
         augment=config.augment,
         fused=fused,
     )

@@ -10,11 +10,16 @@ import numpy as np
 import supjax
 from experiments.build import AXIS, Parts, make_metrics_fn
 from experiments.data.types import Batch, Shard
+from experiments.walks.seed_axis import SeedAxis
 from supjax.training import TrainState
 from supjax.types import PyTree
 
 NEVER = np.int32(np.iinfo(np.int32).max)
 """Value of `first_bad` while every loss was finite."""
+
+
+_ABSENT: Any = None
+"""Stands for the superposition in the state that the steps compile for."""
 
 
 def zero_sums() -> PyTree:
@@ -49,7 +54,7 @@ def split_superposition(state: TrainState) -> tuple[TrainState, TrainState]:
     The superposition appears in the cyclic phase; were it part of the compiled state, every step
     would compile a second time there.
     """
-    core = state._replace(superposed=None, superposed_count=0, superposed_active=None)
+    core = state._replace(superposed=_ABSENT, superposed_count=_ABSENT, superposed_active=_ABSENT)
     return core, state
 
 
@@ -62,8 +67,16 @@ def join_superposition(core: TrainState, whole: TrainState) -> TrainState:
     )
 
 
+def next_step(state: TrainState) -> int:
+    """Return the index of the next training step, which all seeds share."""
+    return int(np.ravel(jax.device_get(state.step))[0])
+
+
 class Steps:
-    """The compiled steps, on one device (jit) or several (pmap); each compiles once in a run."""
+    """The compiled steps, on one device (jit) or several (pmap); each compiles once in a run.
+
+    States, sums and tickets have the seed axis, results too.
+    """
 
     def __init__(
         self,
@@ -72,6 +85,8 @@ class Steps:
         eval_batch: Callable[[Any, Shard], Batch],
         devices: int,
         data_axis: int | None,
+        seeds: SeedAxis,
+        seeded_data: Any = None,
     ) -> None:
         """Build the functions; they compile when they are first called.
 
@@ -81,6 +96,8 @@ class Steps:
           eval_batch: `(data, shard) -> one device's share`, likewise.
           devices: devices in this process.
           data_axis: None if every device sees all of `data`, 0 if it comes split.
+          seeds: the seeds that step together.
+          seeded_data: which parts of training `data` have the seed axis, as in `jax.vmap`.
         """
         count = devices * jax.process_count()
         axis = AXIS if count > 1 else None
@@ -93,25 +110,29 @@ class Steps:
             return Shard() if axis is None else Shard(jax.lax.axis_index(axis), count)
 
         def one(state: TrainState, sums: PyTree, data: Any) -> tuple[TrainState, PyTree]:
-            step = state.step
-            state, metrics = train(state, train_batch(data, step, shard()))
-            return state, add_metrics(sums, metrics, step)
+            index = state.step
+            state, metrics = train(state, train_batch(data, index, shard()))
+            return state, add_metrics(sums, metrics, index)
+
+        step = seeds.lift(one, in_axes=(0, 0, seeded_data))
 
         def many(
             state: TrainState, sums: PyTree, data: Any, stop: jax.Array
         ) -> tuple[TrainState, PyTree]:
+            # The loop is outside of the seed axis: inside, it would become a selection between
+            # the old and the new state at every step.
             def unfinished(carry: tuple[TrainState, PyTree]) -> jax.Array:
-                return carry[0].step < stop
+                return jnp.min(carry[0].step) < stop
 
-            return jax.lax.while_loop(unfinished, lambda carry: one(*carry, data), (state, sums))
+            return jax.lax.while_loop(unfinished, lambda carry: step(*carry, data), (state, sums))
 
         def moving(
             state: TrainState, sums: PyTree, data: Any, drop_fraction: jax.Array
         ) -> tuple[TrainState, PyTree]:
-            step = state.step
-            batch = train_batch(data, step, shard())
+            index = state.step
+            batch = train_batch(data, index, shard())
             state, metrics = move(state, batch, drop_fraction)
-            return state, add_metrics(sums, metrics, step)
+            return state, add_metrics(sums, metrics, index)
 
         def scoring(tickets: tuple[supjax.Ticket, ...], data: Any) -> PyTree:
             return score(tickets, eval_batch(data, shard()))
@@ -124,18 +145,29 @@ class Steps:
                 function, AXIS, in_axes=axes, devices=chosen, donate_argnums=donate
             )
 
-        self.one = compiled(one, None, None, data_axis, donate=(0, 1))
+        topology_step = seeds.lift(moving, in_axes=(0, 0, seeded_data, None))
+        scores = seeds.lift(scoring, in_axes=(0, None))
+        self.one = compiled(step, None, None, data_axis, donate=(0, 1))
         self.many = compiled(many, None, None, data_axis, None, donate=(0, 1))
-        self.moving = compiled(moving, None, None, data_axis, None, donate=(0, 1))
-        self.scoring = compiled(scoring, None, data_axis)
+        self.moving = compiled(topology_step, None, None, data_axis, None, donate=(0, 1))
+        self.scoring = compiled(scores, None, data_axis)
         self.place = compiled(lambda tree: tree, None)
 
 
-def mean_scores(batches: Iterable[PyTree]) -> dict[str, float]:
-    """Return accuracy and mean loss from the sums over batches."""
+def mean_scores(batches: Iterable[PyTree]) -> list[dict[str, float]]:
+    """Return every seed's accuracy and mean loss from the sums over batches.
+
+    >>> mean_scores([{"correct": 1.0, "loss": 3.0, "examples": 2.0}])
+    [{'accuracy': 0.5, 'loss': 1.5}]
+    """
     sums = [jax.device_get(batch) for batch in batches]
-    examples = sum(float(batch["examples"]) for batch in sums)
-    return {
-        "accuracy": sum(float(batch["correct"]) for batch in sums) / examples,
-        "loss": sum(float(batch["loss"]) for batch in sums) / examples,
-    }
+
+    def total(name: str) -> list[float]:
+        return np.sum([np.ravel(batch[name]) for batch in sums], axis=0, dtype=float).tolist()
+
+    return [
+        {"accuracy": correct / examples, "loss": loss / examples}
+        for correct, loss, examples in zip(
+            total("correct"), total("loss"), total("examples"), strict=True
+        )
+    ]

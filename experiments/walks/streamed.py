@@ -10,10 +10,12 @@ import supjax
 from experiments.build import Parts
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch, Shard
+from experiments.walks.seed_axis import SeedAxis
 from experiments.walks.steps import (
     Steps,
     join_superposition,
     mean_scores,
+    next_step,
     split_superposition,
 )
 from supjax.training import TrainState
@@ -44,7 +46,8 @@ class StreamedWalk:
         self._devices = devices
         self._split = devices * jax.process_count() > 1
         axis = 0 if self._split else None
-        self._steps = Steps(parts, self._train_batch, self._eval_batch, devices, axis)
+        seeds = SeedAxis([seed])
+        self._steps = Steps(parts, self._train_batch, self._eval_batch, devices, axis, seeds)
         self._process = Shard(jax.process_index(), jax.process_count())
         self._batches: Iterator[Batch] | None = None
         self._next_step = -1
@@ -61,7 +64,7 @@ class StreamedWalk:
     def advance(self, state: TrainState, sums: PyTree, stop: int) -> tuple[TrainState, PyTree]:
         """Train to just before step `stop`."""
         core, whole = split_superposition(state)
-        for step in range(int(core.step), stop):
+        for step in range(next_step(core), stop):
             core, sums = self._steps.one(core, sums, self._batch(step))
         return join_superposition(core, whole), sums
 
@@ -70,12 +73,12 @@ class StreamedWalk:
     ) -> tuple[TrainState, PyTree]:
         """Train one step and move the masks."""
         core, whole = split_superposition(state)
-        data = self._batch(int(core.step))
+        data = self._batch(next_step(core))
         core, sums = self._steps.moving(core, sums, data, np.float32(drop_fraction))
         return join_superposition(core, whole), sums
 
-    def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> dict[str, float]:
-        """Return accuracy and loss of tickets answering together on a split."""
+    def evaluate(self, tickets: tuple[supjax.Ticket, ...], split: str) -> list[dict[str, float]]:
+        """Return, in a list, accuracy and loss of tickets answering together on a split."""
         tickets = self._steps.place(tickets)
         batches = self._dataset.eval_batches(
             split, self._batch_size, shard=self._process, num_threads=self._workers
@@ -84,8 +87,9 @@ class StreamedWalk:
             self._steps.scoring(tickets, self._to_devices(batch)) for batch in batches
         )
 
-    def training_batches(self, count: int) -> Iterator[Batch]:
+    def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
         """Yield the first `count` training batches, normalised (0: one epoch)."""
+        del index  # there is one seed
         batches = self._dataset.train_batches(
             self._seed, self._batch_size, num_threads=self._workers
         )
