@@ -6,7 +6,7 @@ from typing import Any
 from supjax.topologies import METHODS, make_topology
 from supjax.types import TopologyTransform
 
-DENSITY = 0.3
+DENSITY = 0.28
 
 ARGUMENTS = {"density": DENSITY, "ramp_end": 20, "stop": 100}
 """Values of required arguments; a new method needs a row for a new name only."""
