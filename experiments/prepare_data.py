@@ -16,15 +16,6 @@ from absl import app, flags, logging
 from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
 
-flags.DEFINE_string("dataset", None, "Name of the set in TFDS, or a new name with --from.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
-_FROM = flags.DEFINE_string(
-    "from",
-    None,
-    "Local copy: a CIFAR archive, an .npz of arrays, or a folder (train/<class>/<image>, IDX files,"
-    " SVHN's .mat files, unpacked CIFAR).",
-)
-
 
 def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
     """Writes one set in TFDS's format.
@@ -67,9 +58,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    name = flags.FLAGS.dataset
-    data_dir = Path(_DATA_DIR.value or default_data_dir()).expanduser()
-    local_copy = Path(_FROM.value).expanduser() if _FROM.value else None
+    name, given = flags.FLAGS.dataset, flags.FLAGS["from"].value
+    data_dir = Path(flags.FLAGS.data_dir or default_data_dir()).expanduser()
+    local_copy = Path(given).expanduser() if given else None
     try:
         folder = prepare(name, data_dir, local_copy)
     except KeyboardInterrupt:
@@ -80,7 +71,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-    """Entry point of the command line."""
+    """Entry point of the command line; flags are global, so importing this defines none."""
+    flags.DEFINE_string("dataset", None, "The set's name in TFDS; any name with --from.")
+    flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
+    flags.DEFINE_string(
+        "from",
+        None,
+        "Local copy: a CIFAR archive, an .npz of arrays, or a folder (train/<class>/<image>, IDX"
+        " files, SVHN's .mat files, unpacked CIFAR).",
+    )
     flags.mark_flag_as_required("dataset")
     app.run(main)
 

@@ -51,9 +51,10 @@ def decode_crop(data: bytes, box: Box, size: int) -> np.ndarray:
     """
     scale = _scale_for(min(box.height, box.width), size)
     image = _decode(data, scale, box.top + box.height)
-    top, left = box.top // scale, box.left // scale
-    rows, columns = max(1, box.height // scale), max(1, box.width // scale)
-    return resize(image[top : top + rows, left : left + columns], size, size)
+    # At a smaller scale the box's edges move to whole pixels, by at most half a pixel.
+    rows = slice(round(box.top / scale), round((box.top + box.height) / scale))
+    columns = slice(round(box.left / scale), round((box.left + box.width) / scale))
+    return resize(image[rows, columns], size, size)
 
 
 def decode_centre(data: bytes, shorter_side: int, size: int) -> np.ndarray:

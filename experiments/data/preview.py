@@ -21,10 +21,6 @@ from experiments.data.streaming import StreamedDataset
 ROWS, EPOCHS = 6, 8
 _INCHES, _DPI = 0.9, 110
 
-_DATASET = flags.DEFINE_string("dataset", "digits", "The set's name.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
-_OUT = flags.DEFINE_string("out", "docs/images", "Folder of the picture.")
-
 
 def augmented(dataset: ArrayDataset | StreamedDataset, seed: int = 0) -> np.ndarray:
     """Returns examples as they are evaluated and as they are trained on.
@@ -37,22 +33,26 @@ def augmented(dataset: ArrayDataset | StreamedDataset, seed: int = 0) -> np.ndar
       uint8 `[rows, 1 + epochs, H, W, C]`; column 0 is the image as evaluated.
     """
     if isinstance(dataset, StreamedDataset):
-        columns = [_streamed_row(dataset, position, seed) for position in range(ROWS)]
-        return np.stack(columns)
+        return np.stack([_streamed_row(dataset, position, seed) for position in range(ROWS)])
     rows = min(ROWS, dataset.sizes["train"])
-    shown = dataset.train.take(np.arange(rows))
-    columns = [shown.images]
-    for epoch in range(EPOCHS):
-        batch = train_batch(
+    shown = jax.device_put(dataset.train.take(np.arange(rows)))
+
+    @jax.jit
+    def train_images(epoch: jax.Array) -> jax.Array:
+        return train_batch(
             jax.random.key(seed),
-            jax.device_put(shown),
+            shown,
             jax.numpy.arange(rows),
             epoch,
             0,
             batch_size=rows,
             augmentation=dataset.augmentation,
-        )
-        columns.append(np.asarray(batch.images))
+        ).images
+
+    columns = [
+        np.asarray(shown.images),
+        *(np.asarray(train_images(epoch)) for epoch in range(EPOCHS)),
+    ]
     return np.stack(columns, axis=1)
 
 
@@ -104,12 +104,21 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
+    name = flags.FLAGS.dataset
     try:
-        dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
+        dataset = load_dataset(name, flags.FLAGS.data_dir)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(str(error)) from error
-    print(draw(dataset, Path(_OUT.value) / f"augmentation_{_DATASET.value.replace('/', '_')}.png"))
+    print(draw(dataset, Path(flags.FLAGS.out) / f"augmentation_{name.replace('/', '_')}.png"))
+
+
+def run() -> None:
+    """Entry point of the command line; flags are global, so importing this defines none."""
+    flags.DEFINE_string("dataset", "digits", "The set's name.")
+    flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
+    flags.DEFINE_string("out", "docs/images", "Folder of the picture.")
+    app.run(main)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run()

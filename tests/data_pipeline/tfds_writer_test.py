@@ -146,6 +146,7 @@ def test_originals_are_read_from_where_tfds_downloads_them(tmp_path, monkeypatch
         seen.update(files)
         return array_source({"train": train, "test": test}, num_classes=10)
 
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
     monkeypatch.setattr(
         tfds.download.DownloadManager,
         "download",
