@@ -9,10 +9,10 @@ from supjax.types import PyTree, Scalar
 
 
 def mean_leaf(old: jax.Array, new: jax.Array, share: Scalar) -> jax.Array:
-    """Return `(1 - share) old + share new`, in float32 or wider, in the dtype of `old`.
+    """Return `(1 - share) old + share new`, computed in float32 or wider, in the dtype of `old`.
 
     Equal entries come back unchanged and a half share is symmetric, both to the last bit.
-    Integer leaves (step counters) are rounded.
+    Integers (step counters) are rounded, half up; only their difference meets a float.
 
     >>> import jax.numpy as jnp
     >>> mean_leaf(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0]), 0.5)
@@ -20,11 +20,13 @@ def mean_leaf(old: jax.Array, new: jax.Array, share: Scalar) -> jax.Array:
     """
     old, new = jnp.asarray(old), jnp.asarray(new)
     wide = jnp.promote_types(old.dtype, jnp.float32)
-    first, second = old.astype(wide), new.astype(wide)
     share = jnp.asarray(share, wide)
-    mixed = jnp.where(first == second, first, (1 - share) * first + share * second)
     if jnp.issubdtype(old.dtype, jnp.integer):
-        mixed = jnp.where(old == new, old, jnp.round(mixed).astype(old.dtype))
+        signed = f"int{8 * old.dtype.itemsize}"  # so that an unsigned counter may shrink
+        change = jnp.floor(share * (new - old).astype(signed) + 0.5)
+        return old + change.astype(signed).astype(old.dtype)
+    first, second = old.astype(wide), new.astype(wide)
+    mixed = jnp.where(first == second, first, (1 - share) * first + share * second)
     return mixed.astype(old.dtype)
 
 
