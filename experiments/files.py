@@ -4,6 +4,9 @@ import contextlib
 import os
 from pathlib import Path
 
+SEED_PLACE = "{seed}"
+"""Stands for the seed in the name of a folder that is given for several runs."""
+
 
 def write_text(path: Path, text: str) -> Path:
     """Writes a text file in one piece: complete on disk before it takes its name.

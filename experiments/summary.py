@@ -55,6 +55,19 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / SUMMARY_FILE).read_text(encoding="utf-8"))
 
 
+def is_finished(workdir: Path) -> bool:
+    """Says whether a run has written a whole summary.
+
+    >>> is_finished(Path("nowhere"))
+    False
+    """
+    try:
+        read_summary(workdir)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def render_table(
     summary: Mapping[str, Any], workdir: Path | None = None, *, terminal: bool | None = None
 ) -> str:

@@ -4,12 +4,13 @@ r"""Run a grid of experiments: what is finished is skipped, what was interrupted
         --grid='method=set,rigl;sparsity=0.8,0.9;sup=true,false;seed=0,1,2' --folder=runs/study
 
 The axes are words of the config's argument (`experiments.configs.common.SHORT_NAMES`). Every cell
-is one call of `experiments.main` in its own folder. A cell that fails is reported and does not stop
-the others; the exit status is then 1. Ctrl-C stops the running cells after they have saved.
+is one call of `experiments.main` in its own folder; with `--together`, cells that differ only in
+their seed are one call of `experiments.seeds`, which leaves the same folders. A cell that fails is
+reported and does not stop the others; the exit status is then 1. Ctrl-C stops the running cells
+after they have saved.
 """
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from typing import NamedTuple
 from absl import app, flags
 
 from experiments.configs.common import SHORT_NAMES
-from experiments.summary import SUMMARY_FILE
+from experiments.files import SEED_PLACE
+from experiments.summary import is_finished, read_summary
 
 _CONFIG = flags.DEFINE_string(
     "config", "experiments/configs/digits.py", "Config file, with an argument for all cells."
@@ -30,9 +32,13 @@ _CONFIG = flags.DEFINE_string(
 _GRID = flags.DEFINE_string("grid", None, "Axes: name=value,value;name=value,...", required=True)
 _FOLDER = flags.DEFINE_string("folder", "runs/sweep", "Folder of the sweep, one folder a cell.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Cells that run at the same time, at least 1.")
+_TOGETHER = flags.DEFINE_bool("together", False, "Train the seeds of a cell in one program.")
 _DEVICES = flags.DEFINE_list("gpus", [], "GPUs to deal the jobs to, one each, such as 0,1,2,3.")
 
 LOG_FILE = "log.txt"
+"""What a process printed, in the folder of its first cell."""
+
+SEED = "seed"
 
 
 class Cell(NamedTuple):
@@ -44,6 +50,27 @@ class Cell(NamedTuple):
     def name(self) -> str:
         """Folder name, such as `method=rigl,seed=0`."""
         return ",".join(f"{name}={value}" for name, value in self.words)
+
+    @property
+    def without_seed(self) -> "Cell":
+        """What a cell has in common with those that differ in their seed alone."""
+        return Cell(tuple((name, value) for name, value in self.words if name != SEED))
+
+
+Job = tuple[Cell, ...]
+"""Cells of one process: one, or several that differ in their seed alone."""
+
+
+def group_seeds(cells: Sequence[Cell]) -> list[Job]:
+    """Return the cells in groups that differ in their seed alone.
+
+    >>> [len(job) for job in group_seeds(parse_grid("seed=0,1;method=set,rigl,granet"))]
+    [2, 2, 2]
+    """
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.without_seed, []).append(cell)
+    return [tuple(group) for group in groups.values()]
 
 
 def parse_grid(text: str) -> list[Cell]:
@@ -73,27 +100,25 @@ def parse_grid(text: str) -> list[Cell]:
     ]
 
 
-def command(config: str, cell: Cell, workdir: Path, passed_on: Sequence[str]) -> list[str]:
-    """Return the command of one cell."""
-    file, colon, argument = config.partition(":")
-    words = ",".join(filter(None, [argument if colon else "", cell.name]))
-    return [
-        sys.executable,
-        "-m",
-        "experiments.main",
-        f"--config={file}:{words}",
-        f"--workdir={workdir}",
-        *passed_on,
-    ]
+def command(config: str, job: Job, folder: Path, passed_on: Sequence[str]) -> list[str]:
+    """Return the command of one cell, or of several seeds together.
 
-
-def finished(workdir: Path) -> bool:
-    """Say whether a cell has written its summary."""
-    try:
-        json.loads((workdir / SUMMARY_FILE).read_text())
-    except (OSError, ValueError):
-        return False
-    return True
+    >>> job = parse_grid("method=set;seed=0")
+    >>> command("digits.py:epochs=9", job, Path("runs"), [])[2:]
+    ['experiments.main', '--config=digits.py:epochs=9,method=set,seed=0',
+     '--workdir=runs/method=set,seed=0']
+    """
+    file, _, argument = config.partition(":")
+    cell, several = job[0], len(job) > 1
+    words = cell.without_seed if several else cell
+    config = f"{file}:{','.join(filter(None, [argument, words.name]))}"
+    if not several:
+        chosen = ["experiments.main", f"--config={config}", f"--workdir={folder / cell.name}"]
+        return [sys.executable, "-m", *chosen, *passed_on]
+    seeds = ",".join(dict(each.words)[SEED] for each in job)
+    place = Cell(tuple((name, SEED_PLACE if name == SEED else value) for name, value in cell.words))
+    chosen = ["experiments.seeds", f"--config={config}", f"--seeds={seeds}"]
+    return [sys.executable, "-m", *chosen, f"--workdir={folder / place.name}", *passed_on]
 
 
 def run_sweep(
@@ -104,6 +129,7 @@ def run_sweep(
     jobs: int,
     gpus: Sequence[str],
     passed_on: Sequence[str],
+    together: bool = False,
 ) -> list[Cell]:
     """Run the cells that are missing and return those that failed.
 
@@ -114,52 +140,55 @@ def run_sweep(
       jobs: processes at the same time.
       gpus: GPUs that the jobs are dealt to; empty leaves the choice to JAX.
       passed_on: further flags of `experiments.main`.
+      together: whether the seeds of a cell share a process.
     """
-    waiting = [cell for cell in cells if not finished(folder / cell.name)]
+    waiting = [cell for cell in cells if not is_finished(folder / cell.name)]
     print(f"{len(cells)} cells, {len(cells) - len(waiting)} finished before, {len(waiting)} to run")
     failed: list[Cell] = []
-    for cell, code, seconds in _execute(config, waiting, folder, jobs, gpus, passed_on):
-        if code == 0:
-            print(f"{cell.name}: {_result(folder / cell.name)} in {seconds:.0f} s", flush=True)
-        else:
-            failed.append(cell)
-            last = _last_line(folder / cell.name / LOG_FILE)
-            print(f"{cell.name}: failed with status {code}: {last}", flush=True)
+    to_run = group_seeds(waiting) if together else [(cell,) for cell in waiting]
+    for job, code, seconds in _execute(config, to_run, folder, jobs, gpus, passed_on):
+        for cell in job:
+            if is_finished(folder / cell.name):
+                print(f"{cell.name}: {_result(folder / cell.name)} in {seconds:.0f} s", flush=True)
+            else:
+                failed.append(cell)
+                last = _last_line(folder / job[0].name / LOG_FILE)
+                print(f"{cell.name}: failed with status {code}: {last}", flush=True)
     return failed
 
 
 def _execute(
     config: str,
-    cells: Sequence[Cell],
+    to_run: Sequence[Job],
     folder: Path,
     jobs: int,
     gpus: Sequence[str],
     passed_on: Sequence[str],
-) -> Iterator[tuple[Cell, int, float]]:
-    """Yield every cell with its exit status and duration when it ends."""
-    waiting = list(cells)
+) -> Iterator[tuple[Job, int, float]]:
+    """Yield every job with its exit status and duration when it ends."""
+    waiting = list(to_run)
     free = list(gpus) if gpus else [""] * jobs
-    running: dict[subprocess.Popen[bytes], tuple[Cell, str, float]] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Job, str, float]] = {}
     try:
         while waiting or running:
             while waiting and free:
-                cell, gpu = waiting.pop(0), free.pop(0)
-                workdir = folder / cell.name
+                job, gpu = waiting.pop(0), free.pop(0)
+                workdir = folder / job[0].name
                 workdir.mkdir(parents=True, exist_ok=True)
                 environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
                 with (workdir / LOG_FILE).open("ab") as log:
                     process = subprocess.Popen(
-                        command(config, cell, workdir, passed_on),
+                        command(config, job, folder, passed_on),
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         env=environment,
                         start_new_session=True,  # a Ctrl-C reaches the cells once, from here
                     )
-                running[process] = cell, gpu, time.monotonic()
+                running[process] = job, gpu, time.monotonic()
             for process in [p for p in running if p.poll() is not None]:
-                cell, gpu, begin = running.pop(process)
+                job, gpu, begin = running.pop(process)
                 free.append(gpu)
-                yield cell, process.returncode, time.monotonic() - begin
+                yield job, process.returncode, time.monotonic() - begin
             time.sleep(0.1)
     finally:  # the cells save their state, the next call continues them
         for process in running:
@@ -169,7 +198,7 @@ def _execute(
 
 
 def _result(workdir: Path) -> str:
-    summary = json.loads((workdir / SUMMARY_FILE).read_text())
+    summary = read_summary(workdir)
     network = next(n for n in summary["networks"] if n["name"] == summary["result"])
     scores = network.get("test") or network.get("validation")
     return f"{summary['result']}, accuracy {scores['accuracy']:.2%}" if scores else "finished"
@@ -188,6 +217,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
     if _JOBS.value < 1:
         sys.exit(f"error: --jobs must be at least 1, got {_JOBS.value}")
+    if _TOGETHER.value and SEED not in dict(cells[0].words):
+        sys.exit(f"error: --together needs an axis {SEED!r} in the grid")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failed = run_sweep(
@@ -197,6 +228,7 @@ def main(argv: list[str]) -> None:
             jobs=_JOBS.value,
             gpus=_DEVICES.value,
             passed_on=argv[1:],
+            together=_TOGETHER.value,
         )
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)

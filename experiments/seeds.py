@@ -1,0 +1,109 @@
+r"""Train several seeds of one config in one compiled program.
+
+    python -m experiments.seeds --config=experiments/configs/digits.py:method=set \
+        --seeds=0,1,2,3 --workdir='runs/set/seed={seed}'
+
+Every seed's folder gets what `experiments.main` would write there, and either command continues
+it. For small networks on one device this is faster than one seed after another (docs/ablations.md
+says by how much). Finished seeds are skipped. A seed that diverges leaves the others, which go on
+from their last checkpoint; the exit status is then 3.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments.checkpoints import Checkpoints, check_config
+from experiments.command_line import CONFIGS, define_config, run_command
+from experiments.compilation_cache import enable_compilation_cache
+from experiments.errors import ConfigError, DivergedError, OutOfStepError
+from experiments.files import SEED_PLACE
+from experiments.summary import is_finished
+from experiments.tickets import Member
+from experiments.train import train_together
+
+
+def make_members(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list[Member]:
+    """Return the runs of the seeds.
+
+    Args:
+      config: of all of them; its own seed does not count.
+      seeds: whole numbers as text.
+      workdir: folder of a run, with `{seed}` in its place.
+
+    Raises:
+      ConfigError: if a seed is no number or named twice, or all runs would share a folder.
+
+    >>> [m.workdir.name for m in make_members(ConfigDict({"seed": 0}), ["3", "5"], "runs/s{seed}")]
+    ['s3', 's5']
+    """
+    if SEED_PLACE not in workdir:
+        raise ConfigError(f"--workdir must hold {SEED_PLACE}, got {workdir!r}")
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {','.join(seeds)!r}")
+    numbers = [int(seed) for seed in seeds]
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(f"--seeds must differ, got {','.join(seeds)}")
+    members = []
+    for number in numbers:
+        own = config.copy_and_resolve_references()
+        own.seed = number
+        members.append(Member(own, Path(workdir.replace(SEED_PLACE, str(number)))))
+    return members
+
+
+def in_step(members: Sequence[Member]) -> list[list[Member]]:
+    """Return the members in groups whose newest checkpoints are of the same step."""
+    groups = defaultdict(list)
+    for member in members:
+        groups[tuple(Checkpoints(member.workdir, primary=False).steps()[-1:])].append(member)
+    return list(groups.values())
+
+
+def train_seeds(members: Sequence[Member]) -> None:
+    """Train the members that are not finished, together where they stand at the same step.
+
+    Raises:
+      RunError: as `train_together`; a `DivergedError` once all other seeds are done.
+    """
+    for member in members:
+        check_config(member.workdir, member.config.to_dict())
+    groups = in_step([member for member in members if not is_finished(member.workdir)])
+    diverged: list[int] = []
+    while groups:
+        group = groups.pop(0)
+        try:
+            train_together(group)
+        except DivergedError as error:
+            print(error, file=sys.stderr, flush=True)
+            diverged += error.seeds
+            rest = [member for member in group if member.config.seed not in error.seeds]
+            groups[:0] = [rest] if rest else []
+        except OutOfStepError:  # the newest checkpoint of one of them was damaged
+            groups[:0] = [[member] for member in group]
+    if diverged:
+        line = f"{len(diverged)} of {len(members)} seeds diverged: {', '.join(map(str, diverged))}"
+        raise DivergedError(line, tuple(diverged))
+
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    define_config(str(CONFIGS / "digits.py"), "Config file, with its argument after a colon.")
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3"], "Seeds of the runs.")
+    flags.DEFINE_string("workdir", "runs/digits/seed={seed}", "Folder of a run.")
+
+
+def main() -> None:
+    """Train the seeds that the flags name."""
+    given = flags.FLAGS
+    members = make_members(given.config, given.seeds, given.workdir)
+    enable_compilation_cache(given.config.runtime.compilation_cache)
+    train_seeds(members)
+
+
+if __name__ == "__main__":
+    run_command(define_flags, main)
