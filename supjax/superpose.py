@@ -1,5 +1,6 @@
 """Superposition: fold tickets into a running mean, prune the mean back to its density."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ def superpose(
 
     Returns:
       The superposed network. It has exactly `round(density * N)` active weights unless the
-      average has fewer non-zeros; its mask is exactly its non-zeros.
+      average has fewer non-zeros; its mask is exactly its non-zeros. Of equal magnitudes the
+      lowest index stays; an infinity counts as the largest magnitude, and NaN is pruned first.
 
     Raises:
       ValueError: if there is no ticket, an option is unknown, a number is out of range, or
@@ -143,6 +145,8 @@ def superpose_step(
     """
     check_options(density, average, scope, beta)
     check_same_tickets(running, ticket, "ticket")
+    if not isinstance(weight, jax.core.Tracer) and not 0 < weight < math.inf:
+        raise ValueError(f"weight must be a positive number, got {weight}")
     if (active is None) == (average == "caa"):
         raise ValueError("active= goes with average='caa', and that rule needs it")
     if density is None:
@@ -297,6 +301,6 @@ def _check_weights(weights: Sequence[float] | None, count: int, average: str) ->
         return [1.0] * count
     if average == "cima":
         raise ValueError("weights do not go with average='cima': beta sets its weights")
-    if len(weights) != count or not all(w > 0 for w in weights):
+    if len(weights) != count or not all(0 < w < math.inf for w in weights):
         raise ValueError(f"weights must be {count} positive numbers, got {list(weights)}")
     return [float(w) for w in weights]
