@@ -18,12 +18,15 @@ _PROBLEMS = (flags.Error, AttributeError, ImportError, OSError, SyntaxError, Typ
 """What absl and ml_collections raise about flags and config files that cannot be used."""
 
 
-def run_command(define_flags: Callable[[], None], command: Callable[[], None]) -> None:
-    """Define and parse the flags, run the command, and turn a `RunError` into one line.
+def run_command(
+    define_flags: Callable[[], None], command: Callable[..., None], *, arguments: bool = False
+) -> None:
+    """Define and parse the flags, run the command, and turn what a user can mend into one line.
 
     Args:
       define_flags: calls absl's `DEFINE_*`; at import it could only fail with a traceback.
       command: does the work; reads `flags.FLAGS`.
+      arguments: whether the command takes what is no flag, as a list.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -37,18 +40,23 @@ def run_command(define_flags: Callable[[], None], command: Callable[[], None]) -
             raise ConfigError(f"unknown flag --{error.flagname}; known: {known}") from error
         except _PROBLEMS as error:
             raise ConfigError(last_line(error)) from error
-        if len(rest) > 1:
+        if len(rest) > 1 and not arguments:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
         logging.set_verbosity(logging.WARNING)
         return rest
 
     try:
-        app.run(lambda argv: command(), flags_parser=parse)
+        app.run(lambda argv: command(argv[1:]) if arguments else command(), flags_parser=parse)
     except RunError as error:
         print(f"{error.title}: {error}", file=sys.stderr, flush=True)
         if jax.process_count() > 1 and not error.everywhere:
             os._exit(error.exit_code)  # an orderly exit would wait for the other processes
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped: SIGINT; the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)

@@ -7,20 +7,19 @@ Sup-tickets at the same total budget are compared seed by seed. Unfinished runs 
 
 import csv
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from experiments.command_line import run_command
+from experiments.errors import ConfigError, RunError
 from experiments.files import write_text
 from experiments.published import SOURCE
 from experiments.report_plots import accuracy_figure, gain_figure
 from experiments.report_statistics import Cell, collect, mean_and_deviation, paired
-from experiments.summary import SUMMARY_FILE, read_summary
-
-_OUT = flags.DEFINE_string("out", "report", "Folder for report.md, .csv, .json and the plots.")
+from experiments.summary import is_finished, read_summary
 
 CONFIG_FILE = "config.json"
 
@@ -30,7 +29,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Path]
     summaries, unfinished = [], []
     for folder in folders:
         for config in sorted(folder.rglob(CONFIG_FILE)):
-            if (config.parent / SUMMARY_FILE).exists():
+            if is_finished(config.parent):
                 summaries.append(read_summary(config.parent))
             else:
                 unfinished.append(config.parent)
@@ -107,11 +106,11 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     """Write report.md, report.csv, report.json and two plots; return the Markdown.
 
     Raises:
-      ValueError: if there is no finished run below the folders.
+      RunError: if there is no finished run below the folders, or they cannot be compared.
     """
     summaries, unfinished = find_runs(folders)
     if not summaries:
-        raise ValueError(f"no finished run below {', '.join(map(str, folders))}")
+        raise RunError(f"no finished run below {', '.join(map(str, folders))}")
     cells = collect(summaries)
     text = markdown(cells, unfinished)
     write_text(out / "report.md", text)
@@ -130,17 +129,19 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     return text
 
 
-def main(argv: list[str]) -> None:
-    """Write the report and print its table."""
-    if len(argv) < 2:
-        sys.exit("error: name the folders of the runs: python -m experiments.report runs/study")
-    try:
-        text = write_report([Path(folder) for folder in argv[1:]], Path(_OUT.value))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(text)
-    print(f"written to {_OUT.value}")
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string("out", "report", "Folder for report.md, .csv, .json and the plots.")
+
+
+def main(folders: list[str]) -> None:
+    """Write the report about the runs below the folders and print its table."""
+    if not folders:
+        raise ConfigError("name the folders of runs: python -m experiments.report runs/study")
+    out = flags.FLAGS.out
+    print(write_report([Path(folder) for folder in folders], Path(out)))
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(define_flags, main, arguments=True)

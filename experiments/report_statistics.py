@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from experiments.errors import RunError
 from experiments.published import Published, published_cells, published_setup
 
 CONFIDENCE = 0.95
@@ -56,7 +57,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Cell]:
     """Sort summaries into cells.
 
     Raises:
-      ValueError: if two runs of a cell share seed and kind but not the configuration.
+      RunError: if two runs of a cell share seed and kind but not the configuration.
     """
     cells: dict[Key, Cell] = {}
     configs: dict[tuple[Key, int, bool], Any] = {}
@@ -74,7 +75,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Cell]:
         seed, enabled = config["seed"], config["sup_tickets"]["enabled"]
         fields = {name: value for name, value in config.items() if name != "runtime"}
         if configs.setdefault((key, seed, enabled), fields) != fields:
-            raise ValueError(
+            raise RunError(
                 f"two runs of {', '.join(map(str, key))}, seed {seed}, differ in their "
                 "configuration: report them apart"
             )

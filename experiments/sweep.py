@@ -20,20 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 
+from experiments.command_line import CONFIGS, run_command
 from experiments.configs.common import SHORT_NAMES
+from experiments.errors import ConfigError, RunError
 from experiments.files import SEED_PLACE
 from experiments.summary import is_finished, read_summary
-
-_CONFIG = flags.DEFINE_string(
-    "config", "experiments/configs/digits.py", "Config file, with an argument for all cells."
-)
-_GRID = flags.DEFINE_string("grid", None, "Axes: name=value,value;name=value,...", required=True)
-_FOLDER = flags.DEFINE_string("folder", "runs/sweep", "Folder of the sweep, one folder a cell.")
-_JOBS = flags.DEFINE_integer("jobs", 1, "Cells that run at the same time, at least 1.")
-_TOGETHER = flags.DEFINE_bool("together", False, "Train the seeds of a cell in one program.")
-_DEVICES = flags.DEFINE_list("gpus", [], "GPUs to deal the jobs to, one each, such as 0,1,2,3.")
 
 LOG_FILE = "log.txt"
 """What a process printed, in the folder of its first cell."""
@@ -77,7 +70,7 @@ def parse_grid(text: str) -> list[Cell]:
     """Return the cells of a grid, the last axis running fastest.
 
     Raises:
-      ValueError: if the text is no grid, or an axis is unknown or named twice.
+      ConfigError: if the text is no grid, or an axis is unknown or named twice.
 
     >>> [cell.name for cell in parse_grid("method=set,rigl;seed=0,1")]
     ['method=set,seed=0', 'method=set,seed=1', 'method=rigl,seed=0', 'method=rigl,seed=1']
@@ -87,14 +80,14 @@ def parse_grid(text: str) -> list[Cell]:
         name, equals, values = part.partition("=")
         chosen = [value.strip() for value in values.split(",") if value.strip()]
         if not equals or not chosen:
-            raise ValueError(f"an axis of the grid is name=value,value; got {part!r}")
+            raise ConfigError(f"an axis of the grid is name=value,value; got {part!r}")
         if name not in SHORT_NAMES:
-            raise ValueError(f"unknown axis {name!r}; known: {', '.join(sorted(SHORT_NAMES))}")
+            raise ConfigError(f"unknown axis {name!r}; known: {', '.join(sorted(SHORT_NAMES))}")
         if name in axes:
-            raise ValueError(f"axis {name!r} is named twice")
+            raise ConfigError(f"axis {name!r} is named twice")
         axes[name] = chosen
     if not axes:
-        raise ValueError("the grid is empty")
+        raise ConfigError("the grid is empty")
     return [
         Cell(tuple(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())
     ]
@@ -209,32 +202,38 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "no output"
 
 
-def main(argv: list[str]) -> None:
-    """Run the sweep; further flags of `experiments.main` go after `--`."""
-    try:
-        cells = parse_grid(_GRID.value)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if _JOBS.value < 1:
-        sys.exit(f"error: --jobs must be at least 1, got {_JOBS.value}")
-    if _TOGETHER.value and SEED not in dict(cells[0].words):
-        sys.exit(f"error: --together needs an axis {SEED!r} in the grid")
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string(
+        "config", str(CONFIGS / "digits.py"), "Config file, with an argument for all cells."
+    )
+    flags.DEFINE_string("grid", None, "Axes: name=value,value;name=value,...", required=True)
+    flags.DEFINE_string("folder", "runs/sweep", "Folder of the sweep, one folder a cell.")
+    flags.DEFINE_integer("jobs", 1, "Processes at the same time.", lower_bound=1)
+    flags.DEFINE_bool("together", False, "Train the seeds of a cell in one process.")
+    flags.DEFINE_list("gpus", [], "GPUs to deal the processes to, one each, such as 0,1,2,3.")
+
+
+def main(passed_on: list[str]) -> None:
+    """Run the sweep; what follows `--` are further flags of `experiments.main`."""
+    given = flags.FLAGS
+    cells = parse_grid(given.grid)
+    if given.together and SEED not in dict(cells[0].words):
+        raise ConfigError(f"--together needs an axis {SEED!r} in --grid")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        failed = run_sweep(
-            _CONFIG.value,
-            cells,
-            Path(_FOLDER.value),
-            jobs=_JOBS.value,
-            gpus=_DEVICES.value,
-            passed_on=argv[1:],
-            together=_TOGETHER.value,
-        )
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(1 if failed else 0)
+    failed = run_sweep(
+        given.config,
+        cells,
+        Path(given.folder),
+        jobs=given.jobs,
+        gpus=given.gpus,
+        passed_on=passed_on,
+        together=given.together,
+    )
+    if failed:
+        names = "; ".join(cell.name for cell in failed)
+        raise RunError(f"{len(failed)} of {len(cells)} cells failed: {names}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(define_flags, main, arguments=True)
