@@ -31,6 +31,7 @@ from experiments.validation import check_config_values, check_devices
 from experiments.walks import make_walk
 from experiments.walks.seed_axis import SeedAxis
 from experiments.walks.steps import NEVER, next_step, restored_sums, zero_sums
+from supjax.analysis import exploration_rate
 from supjax.training import TrainState
 from supjax.types import PyTree
 
@@ -117,6 +118,7 @@ class Run:
         self.walk = make_walk(config, self.parts, self.dataset, devices, self.seeds)
         self.shelf = TicketShelf(members, self.seeds, self.parts.model, self.walk)
         self.densities = self.seeds.lift(supjax.density)
+        self.explored = self.seeds.lift(exploration_rate)
         self.finite = jax.jit(self.seeds.lift(all_finite))
         self.clock = Clock()
         self.sums = self.zero_sums()
@@ -240,6 +242,7 @@ class Run:
         images = steps * self.config.batch_size
         self.clock.record(action, steps=steps, images=images, seconds=time.monotonic() - begin)
         densities = np.ravel(self.densities(state.topology.masks)).tolist()
+        explored = np.ravel(self.explored(state.topology.ever_active)).tolist()
         return state, [
             {
                 "phase": self.timeline.phase(step),
@@ -248,9 +251,10 @@ class Run:
                 "loss": float(sums["loss"] / sums["steps"]),
                 "accuracy": float(sums["accuracy"] / sums["steps"]),
                 "density": density,
+                "exploration_rate": rate,
                 "images_per_second": self.clock.images_per_second,
             }
-            for sums, density in zip(all_sums, densities, strict=True)
+            for sums, density, rate in zip(all_sums, densities, explored, strict=True)
         ]
 
     def check_finite(self, first_bad: list[int], state: TrainState, step: int) -> None:
