@@ -42,6 +42,7 @@ COLUMNS = (
     "epochs",
     "method",
     "sparsity",
+    "variant",
     "host",
     "tickets",
     "host + Sup",
@@ -63,6 +64,7 @@ def row(cell: Cell) -> dict[str, str]:
         "epochs": str(cell.key.epochs),
         "method": cell.key.method,
         "sparsity": f"{cell.key.sparsity:g}",
+        "variant": cell.key.variant or "-",
         "host": _spread(cell.host),
         "tickets": _spread(cell.ticket),
         "host + Sup": _spread(cell.sup),
@@ -86,7 +88,8 @@ def _spread(values: dict[int, float]) -> str:
 
 def markdown(cells: Sequence[Cell], unfinished: Sequence[Path]) -> str:
     """Return the report as Markdown."""
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *(tuple(row(c).values()) for c in cells)]
+    shown = [c for c in COLUMNS if c != "variant" or any(cell.key.variant for cell in cells)]
+    rows = [shown, ["---"] * len(shown), *([row(cell)[c] for c in shown] for cell in cells)]
     lines = ["# Report", "", *("| " + " | ".join(r) + " |" for r in rows), ""]
     lines += [
         "Test accuracy in %, mean ± standard deviation (number of seeds). `tickets`: mean of a",

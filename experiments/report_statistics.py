@@ -1,12 +1,14 @@
 """Runs sorted into cells, and the statistics of a cell."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from scipy import stats
 
+from experiments.configs.common import SHORT_NAMES
 from experiments.errors import RunError
 from experiments.published import Published, published_cells, published_setup
 
@@ -14,7 +16,10 @@ CONFIDENCE = 0.95
 
 
 class Key(NamedTuple):
-    """What the runs of one cell have in common."""
+    """What the runs of one cell have in common.
+
+    `variant` holds further words of the config's argument, where the runs differ in them.
+    """
 
     dataset: str
     model: str
@@ -22,6 +27,7 @@ class Key(NamedTuple):
     epochs: int
     method: str
     sparsity: float
+    variant: str = ""
 
 
 class Cell(NamedTuple):
@@ -56,39 +62,98 @@ class Paired(NamedTuple):
 def collect(summaries: Iterable[dict[str, Any]]) -> list[Cell]:
     """Sort summaries into cells.
 
+    Runs that differ in words of the config's argument beyond those of `Key` (an ablation) are
+    cells of their own; what concerns Sup-tickets alone leaves the host as it is, so such cells
+    share its runs.
+
     Raises:
-      RunError: if two runs of a cell share seed and kind but not the configuration.
+      RunError: if the runs of a cell differ in anything else, as their means would mix set-ups.
     """
-    cells: dict[Key, Cell] = {}
-    configs: dict[tuple[Key, int, bool], Any] = {}
-    table = published_cells()
+    groups = defaultdict(list)
     for summary in summaries:
-        config = summary["config"]
-        key = Key(
-            config["dataset"],
-            config["model"]["name"],
-            config["model"]["width"],
-            config["epochs"],
-            config["method"],
-            config["sparsity"],
-        )
-        seed, enabled = config["seed"], config["sup_tickets"]["enabled"]
-        fields = {name: value for name, value in config.items() if name != "runtime"}
-        if configs.setdefault((key, seed, enabled), fields) != fields:
-            raise RunError(
-                f"two runs of {', '.join(map(str, key))}, seed {seed}, differ in their "
-                "configuration: report them apart"
-            )
-        if key not in cells:
-            number = table.get((key.dataset, key.model, key.method, key.sparsity))
-            known = number if published_setup(config) else None
-            cells[key] = Cell(key, {}, {}, {}, {}, known)
-        cell = cells[key]
+        groups[_base_key(summary["config"])].append(summary)
+    return [cell for key in sorted(groups) for cell in _cells(key, groups[key])]
+
+
+def _base_key(config: dict[str, Any]) -> Key:
+    model = config["model"]
+    return Key(
+        config["dataset"],
+        model["name"],
+        model["width"],
+        config["epochs"],
+        config["method"],
+        0.0 if config["method"] == "dense" else config["sparsity"],
+    )
+
+
+def _cells(key: Key, summaries: Sequence[dict[str, Any]]) -> list[Cell]:
+    """Return the cells of runs with one base key."""
+    sups = [s for s in summaries if s["config"]["sup_tickets"]["enabled"]]
+    hosts = [s for s in summaries if not s["config"]["sup_tickets"]["enabled"]]
+    names = [
+        name
+        for name, path in SHORT_NAMES.items()
+        if name not in _KEY_WORDS
+        and len({_word(s, name) for s in (sups if _concerns_sup(path) else summaries)}) > 1
+    ]
+    host_names = [name for name in names if not _concerns_sup(SHORT_NAMES[name])]
+    variants: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for summary in sups:
+        variants[_variant(summary, names)].append(summary)
+    matched: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for summary in hosts:
+        own = _variant(summary, host_names)
+        of = [v for v, runs in variants.items() if _variant(runs[0], host_names) == own]
+        for variant in of or [own]:
+            matched[variant].append(summary)
+    return [
+        _cell(key._replace(variant=variant), matched[variant], variants[variant])
+        for variant in sorted({*variants, *matched}, key=_natural)
+    ]
+
+
+_KEY_WORDS = ("method", "sparsity", "seed", "epochs", "model", "width", "sup")
+"""Words of the config's argument that `Key` or the columns of the report hold."""
+
+
+def _concerns_sup(path: str) -> bool:
+    return path.startswith("sup_tickets.")
+
+
+def _word(summary: dict[str, Any], name: str) -> str:
+    value = summary["config"]
+    for part in SHORT_NAMES[name].split("."):
+        value = value[part]
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _variant(summary: dict[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={_word(summary, name)}" for name in names)
+
+
+def _natural(text: str) -> list[Any]:
+    """Return a key by which `cycle_epochs=2` comes before `cycle_epochs=12`."""
+    parts = re.split(r"(\d+\.?\d*)", text)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _cell(key: Key, hosts: Sequence[dict[str, Any]], sups: Sequence[dict[str, Any]]) -> Cell:
+    """Return one cell, from the runs of the host alone and those with Sup-tickets."""
+    runs = [*hosts, *sups]
+    _check_same(key, runs, ignored=("runtime", "seed", "sup_tickets"))
+    _check_same(key, sups, ignored=("runtime", "seed"))
+    known = None
+    if all(published_setup(summary["config"]) for summary in runs):
+        known = published_cells().get((key.dataset, key.model, key.method, key.sparsity))
+    cell = Cell(key, {}, {}, {}, {}, known)
+    for summary in runs:
+        seed = summary["config"]["seed"]
         accuracy = defaultdict(list)
         for network in summary["networks"]:
             if "test" in network:
                 accuracy[network["kind"]].append(100 * network["test"]["accuracy"])
-        if not enabled:
+        if not summary["config"]["sup_tickets"]["enabled"]:
             cell.host[seed] = accuracy["final"][-1]
             continue
         cell.sup[seed] = (accuracy["superposed"] or accuracy["final"])[-1]
@@ -96,7 +161,18 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Cell]:
             cell.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
         if accuracy["ensemble"]:
             cell.ensemble[seed] = accuracy["ensemble"][-1]
-    return [cells[key] for key in sorted(cells)]
+    return cell
+
+
+def _check_same(key: Key, runs: Sequence[dict[str, Any]], ignored: Sequence[str]) -> None:
+    configs = [{k: v for k, v in run["config"].items() if k not in ignored} for run in runs]
+    for config in configs[1:]:
+        for field, value in config.items():
+            if value != configs[0].get(field):
+                raise RunError(
+                    f"runs of {', '.join(str(part) for part in key if part != '')} differ in "
+                    f"{field}, {configs[0].get(field)} and {value}: report them apart"
+                )
 
 
 def paired(cell: Cell) -> Paired | None:

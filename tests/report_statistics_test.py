@@ -1,0 +1,120 @@
+"""Runs sorted into cells, and statistics worked by hand."""
+
+import math
+
+import pytest
+from report_runs import pair, published, summary
+
+from experiments.errors import RunError
+from experiments.report_statistics import Cell, Key, collect, mean_and_deviation, paired
+
+KEY = Key("digits", "digits_cnn", 1.0, 40, "rigl", 0.9)
+
+
+def cell(host, sup):
+    return Cell(KEY, dict(enumerate(host)), dict(enumerate(sup)), {}, {}, None)
+
+
+def test_three_seeds_by_hand():
+    # Gains 1, 0.5, 1.5: mean 1, deviation 0.5, t = 1 / (0.5 / sqrt 3) = 3.4641 with 2 degrees of
+    # freedom, where p = 1 - t / sqrt(t^2 + 2) and the 97.5 % quantile is 0.95 sqrt(2 / 0.0975).
+    test = paired(cell([90, 91, 92], [91, 91.5, 93.5]))
+    t = math.sqrt(12)
+    assert test.seeds == 3
+    assert test.mean == pytest.approx(1)
+    assert test.half_width == pytest.approx(0.95 * math.sqrt(2 / 0.0975) * 0.5 / math.sqrt(3))
+    assert test.p_value == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+
+
+def test_only_seeds_on_both_sides_are_paired():
+    half = Cell(KEY, {0: 90.0, 1: 91.0, 2: 50.0}, {0: 91.0, 1: 92.5, 3: 99.0}, {}, {}, None)
+    assert paired(half).seeds == 2
+    assert paired(half).mean == pytest.approx(1.25)
+
+
+def test_one_seed_has_no_interval():
+    assert paired(cell([90], [91])) is None
+
+
+def test_equal_gains_have_no_spread():
+    assert paired(cell([90, 91], [91, 92]))[1:] == (1, 0, 0)
+    assert paired(cell([90, 91], [90, 91]))[1:] == (0, 0, 1)
+
+
+def test_mean_and_deviation_by_hand():
+    assert mean_and_deviation([1, 2, 6]) == (3, math.sqrt((4 + 1 + 9) / 2))
+    assert mean_and_deviation([5]) == (5, 0)
+
+
+def test_a_cell_holds_every_kind_of_network_by_seed():
+    runs = [*pair("", 0, 90, 92), *pair("", 1, 91, 92.5), *pair("method=set", 0, 80, 81)]
+    first, second = collect(runs)
+    assert first.key == KEY
+    assert second.key == KEY._replace(method="set")
+    assert first.host == pytest.approx({0: 90, 1: 91})
+    assert first.sup == pytest.approx({0: 92, 1: 92.5})  # the last superposition
+    assert first.ticket == pytest.approx({0: 90, 1: 90.5})  # mean of its two tickets
+    assert first.ensemble == pytest.approx({0: 93, 1: 93.5})
+
+
+def test_a_run_without_cycles_is_its_own_result():
+    [only] = collect([summary("cycle_fraction=0", {"final": [88.0]})])
+    assert only.sup == pytest.approx({0: 88})
+
+
+def test_networks_that_were_not_tested_are_left_out():
+    run = summary("", {"ticket": [90, 91], "superposed": [92]})
+    del run["networks"][0]["test"]
+    [only] = collect([run])
+    assert only.ticket == pytest.approx({0: 91})
+
+
+def test_an_ablation_has_a_cell_for_every_value_and_one_host():
+    runs = [summary("sup=false,seed=3", {"final": [90]})]
+    for length in (12, 2, 4):
+        runs.append(summary(f"cycle_epochs={length},seed=3", {"superposed": [80 + length]}))
+    cells = collect(runs)
+    assert [c.key.variant for c in cells] == [f"cycle_epochs={n}" for n in (2, 4, 12)]
+    assert [c.sup[3] for c in cells] == pytest.approx([82, 84, 92])
+    assert [c.host[3] for c in cells] == pytest.approx([90] * 3)
+
+
+def test_what_concerns_the_host_divides_the_hosts_too():
+    runs = [*pair("batch_size=32", 0, 90, 91), *pair("batch_size=64", 0, 80, 82)]
+    cells = collect(runs)
+    assert [(c.key.variant, c.host[0], c.sup[0]) for c in cells] == [
+        ("batch_size=32", pytest.approx(90), pytest.approx(91)),
+        ("batch_size=64", pytest.approx(80), pytest.approx(82)),
+    ]
+
+
+def change(run, **fields):
+    run["config"]["optimizer"].update(fields)
+    return run
+
+
+def test_runs_of_two_set_ups_are_refused():
+    runs = [*pair("", 0, 90, 91), *pair("", 1, 90, 91)]
+    change(runs[3], momentum=0.8)
+    with pytest.raises(RunError, match=r"rigl, 0\.9 differ in optimizer, .*: report them apart"):
+        collect(runs)
+
+
+def test_seeds_and_runtime_may_differ():
+    runs = [*pair("", 0, 90, 91), *pair("", 1, 90, 91)]
+    runs[0]["config"]["runtime"]["devices"] = 2
+    assert len(collect(runs)) == 1
+
+
+def test_a_dense_network_has_no_sparsity():
+    [dense] = collect(published("method=dense", 0, 93, 94))
+    assert dense.key.sparsity == 0
+    assert dense.published == (93.91, None)
+
+
+def test_published_numbers_go_with_the_published_set_up_only():
+    [known] = collect(published("sparsity=0.9", 0, 93, 94))
+    assert known.published == (93.48, 93.81)
+    for words in ("sparsity=0.85", "sparsity=0.9,epochs=200", "sparsity=0.9,average=caa"):
+        assert all(c.published is None for c in collect(published(words, 0, 93, 94)))
+    assert collect(pair("", 0, 90, 91))[0].published is None
