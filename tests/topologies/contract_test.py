@@ -207,6 +207,25 @@ def test_an_update_of_its_own_uses_the_own_drop_fraction(name):
     assert same(own, given)
 
 
+@every_method
+def test_init_and_update_may_be_traced(name):
+    topology, state = begin(name)
+    init = functools.partial(topology.init, loss_fn=loss, output_fn=loss)
+    assert shapes(jax.eval_shape(init, jax.random.key(0), PARAMS)) == shapes(state)
+    arguments = (jax.random.key(1), GRADS, state, PARAMS, jnp.int32(3))
+    moved = jax.eval_shape(topology.update, *arguments, drop_fraction=jnp.float32(0.3))
+    assert shapes(moved) == shapes(state)
+
+
+def test_a_compiled_update_is_the_update():
+    topology, _ = begin("dsr")
+    state, params = settled("dsr")
+    compiled = jax.jit(topology.update)(
+        jax.random.key(2), GRADS, state, params, LATE, drop_fraction=0.3
+    )
+    assert same(compiled, move("dsr"))
+
+
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"dense"}))
 def test_a_density_outside_its_range_is_refused(name):
     for value in (0, 1.5, -0.1, float("nan")):
