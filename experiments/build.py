@@ -27,6 +27,9 @@ AXIS = "batch"
 RAMPED = ("gmp", "granet")
 """Methods that prune along a density ramp."""
 
+WITHOUT_GROWTH = ("gmp", "grasp", "snip", "static", "synflow")
+"""Sparse methods that have no grow rule to explore by."""
+
 
 class Parts(NamedTuple):
     """What is closed over by the compiled steps; `parallel_loss_fn` is for use under `AXIS`."""
@@ -151,7 +154,10 @@ def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -
         "initial_density": initial_density(config),
     }
     taken = inspect.signature(METHODS[config.method]).parameters
-    return supjax.make_topology(config.method, **{k: v for k, v in offered.items() if k in taken})
+    host = supjax.make_topology(config.method, **{k: v for k, v in offered.items() if k in taken})
+    if config.method in WITHOUT_GROWTH and config.sup_tickets.explore_fixed_masks:
+        return supjax.topologies.exploring(host)
+    return host
 
 
 def target_density(config: ConfigDict) -> float:

@@ -51,6 +51,10 @@ FREE_FIELDS = frozenset({"seed", "method", "sparsity", "validation_size", "runti
 """Fields in which a run may differ from its config file and still be of the published set-up."""
 
 
+FREE_SUP_FIELDS = frozenset({"enabled", "batch_stats", "recompute_batches"})
+"""Likewise inside `sup_tickets`: the paper finds neither kind of batch-norm statistics better."""
+
+
 def published_setup(config: Mapping[str, Any]) -> bool:
     """Say whether a run's config is the published set-up of its data set and network.
 
@@ -71,5 +75,7 @@ def published_setup(config: Mapping[str, Any]) -> bool:
 
 def _fixed_fields(config: Mapping[str, Any]) -> Any:
     fixed = {name: value for name, value in config.items() if name not in FREE_FIELDS}
-    fixed["sup_tickets"] = {k: v for k, v in config["sup_tickets"].items() if k != "enabled"}
+    fixed["sup_tickets"] = {
+        name: value for name, value in config["sup_tickets"].items() if name not in FREE_SUP_FIELDS
+    }
     return json.loads(json.dumps(fixed))

@@ -7,6 +7,7 @@ ones in one word each, `rigl.py:method=set,sparsity=0.9,seed=1,runlocal`; any fi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -55,6 +56,7 @@ def base() -> ConfigDict:
                 "low": 0.001,
                 "high": 0.005,
                 "exploration": 0.5,
+                "explore_fixed_masks": True,  # hosts without a grow rule explore as RigL does
                 "average": "cia",
                 "beta": 0.5,  # cima only
                 "scope": "global",
@@ -83,6 +85,18 @@ def base() -> ConfigDict:
     )
 
 
+def restored(stored: dict[str, Any]) -> ConfigDict:
+    """Return the config that a run has stored in its summary and tickets, for use on one device.
+
+    >>> restored({"sparsity": 0.8}).sparsity
+    0.8
+    """
+    config = base()
+    config.update(stored)
+    config.runtime.devices = 1  # whatever the run had
+    return config
+
+
 SHORT_NAMES = {
     "method": "method",
     "sparsity": "sparsity",
@@ -97,6 +111,7 @@ SHORT_NAMES = {
     "average": "sup_tickets.average",
     "scope": "sup_tickets.scope",
     "exploration": "sup_tickets.exploration",
+    "explore_fixed_masks": "sup_tickets.explore_fixed_masks",
     "cycle_epochs": "sup_tickets.cycle_epochs",
     "cycle_fraction": "sup_tickets.cycle_fraction",
     "include_pretrained": "sup_tickets.include_pretrained",

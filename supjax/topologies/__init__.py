@@ -6,6 +6,7 @@ from typing import Any
 
 from supjax.topologies.at_init import grasp, snip, synflow
 from supjax.topologies.dsr import dsr
+from supjax.topologies.exploring import exploring
 from supjax.topologies.gmp import gmp
 from supjax.topologies.granet import granet
 from supjax.topologies.mest import mest
@@ -65,4 +66,4 @@ def make_topology(name: str, **kwargs: Any) -> TopologyTransform:
     return METHODS[name](**kwargs)
 
 
-__all__ = ["METHODS", "make_topology", *METHODS]
+__all__ = ["METHODS", "exploring", "make_topology", *METHODS]
