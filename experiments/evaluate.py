@@ -47,9 +47,7 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
     if config is None:
         if stored is None:
             raise ConfigError(f"{ticket_file} holds no config: name one with --config")
-        config = common.base()
-        config.update(stored)
-        config.runtime.devices = 1  # whatever the run had
+        config = common.restored(stored)
     if data_dir:
         config.runtime.data_dir = data_dir
     check_config_values(config)

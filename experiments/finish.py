@@ -129,13 +129,7 @@ def _scored(run: Any, entry: dict[str, Any], files: list[str]) -> list[dict[str,
 
 def flops(run: Any, ticket: supjax.Ticket) -> dict[str, float]:
     """Return the forward FLOPs of the dense network, and the run's costs relative to dense ones."""
-    image = jnp.zeros((1, *run.dataset.image_shape))
-
-    def forward(params: Any, image: jax.Array) -> jax.Array:
-        variables = {"params": params, "batch_stats": ticket.batch_stats}
-        return run.parts.model.apply(variables, image, train=False)
-
-    layers = layer_flops(forward, ticket.params, image)
+    layers = image_flops(run.parts.model, run.dataset.image_shape, ticket)
     dense, sparse = total_flops(layers), total_flops(layers, ticket.masks)
     density_at = density_schedule(run.config, run.steps_per_epoch)
     total = run.plan.total_steps
@@ -151,6 +145,17 @@ def flops(run: Any, ticket: supjax.Ticket) -> dict[str, float]:
         "inference_relative": sparse / dense,
         "train_relative": train / (3 * dense),
     }
+
+
+def image_flops(model: Any, image_shape: tuple[int, ...], ticket: supjax.Ticket) -> dict[str, int]:
+    """Return the operations of one image's dense forward pass by the path of the weight."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+    def forward(params: Any, image: jax.Array) -> jax.Array:
+        variables = {"params": params, "batch_stats": ticket.batch_stats}
+        return model.apply(variables, image, train=False)
+
+    return layer_flops(forward, ticket.params, image)
 
 
 def hardware(devices: int) -> dict[str, Any]:
