@@ -85,6 +85,8 @@ def parse_grid(text: str) -> list[Cell]:
             raise ConfigError(f"unknown axis {name!r}; known: {', '.join(sorted(SHORT_NAMES))}")
         if name in axes:
             raise ConfigError(f"axis {name!r} is named twice")
+        if len(set(chosen)) < len(chosen):
+            raise ConfigError(f"axis {name!r} has a value twice, got {values}")
         axes[name] = chosen
     if not axes:
         raise ConfigError("the grid is empty")
