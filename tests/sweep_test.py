@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments import sweep
-from experiments.command_line import CONFIGS, load_config
+from experiments.configs import digits
 from experiments.errors import ConfigError
 from experiments.sweep import SEED, command, group_seeds, parse_grid, run_sweep
 
@@ -83,12 +83,12 @@ def test_a_grid_that_is_none_is_refused(text, line):
 def config_of(words):
     """The config that the `--config=` of a command stands for."""
     [chosen] = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    return load_config(chosen)
+    return digits.get_config(chosen.partition(":")[2])
 
 
 def test_a_cell_is_a_call_of_the_main_job(tmp_path):
     [cell] = parse_grid("method=set;sup=false;seed=3")
-    given = command(f"{CONFIGS}/digits.py:sparsity=0.8", (cell,), tmp_path, ["--config.epochs=9"])
+    given = command("digits.py:sparsity=0.8", (cell,), tmp_path, ["--config.epochs=9"])
     assert given[:3] == [sys.executable, "-m", "experiments.main"]
     assert given[-2:] == [f"--workdir={tmp_path}/method=set,sup=false,seed=3", "--config.epochs=9"]
     config = config_of(given)
@@ -98,12 +98,10 @@ def test_a_cell_is_a_call_of_the_main_job(tmp_path):
 
 def test_seeds_together_are_one_call_into_the_same_folders(tmp_path):
     [job] = group_seeds(parse_grid("method=set;seed=3,4;sparsity=0.8"))
-    given = command(str(CONFIGS / "digits.py"), job, tmp_path, [])
+    given = command("digits.py", job, tmp_path, [])
     assert given[2] == "experiments.seeds"
-    assert given[-2:] == [
-        "--seeds=3,4",
-        f"--workdir={tmp_path}/method=set,seed={{seed}},sparsity=0.8",
-    ]
+    name = "method=set,seed={seed},sparsity=0.8"
+    assert given[-2:] == ["--seeds=3,4", f"--workdir={tmp_path}/{name}"]
     assert config_of(given).sparsity == 0.8
     places = [given[-1].partition("=")[2].replace("{seed}", dict(c.words)[SEED]) for c in job]
     assert places == [f"{tmp_path}/{cell.name}" for cell in job]
