@@ -109,7 +109,7 @@ def cycle_plan(config: ConfigDict, steps_per_epoch: int) -> supjax.CyclePlan:
 def learning_rate_schedule(
     config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int
 ) -> Schedule:
-    """Return the one schedule of both phases: step decay, then triangular cycles."""
+    """Return the one schedule of both phases: step decay, then the cycles."""
     fields = config.optimizer
     normal_epochs = plan.normal_steps // steps_per_epoch
     boundaries = [
@@ -121,9 +121,8 @@ def learning_rate_schedule(
         factor=fields.decay_factor,
         warmup_steps=fields.warmup_epochs * steps_per_epoch,
     )
-    return supjax.sup_tickets_schedule(
-        normal, plan, config.sup_tickets.low, config.sup_tickets.high
-    )
+    sup = config.sup_tickets
+    return supjax.sup_tickets_schedule(normal, plan, sup.low, sup.high, cycle=sup.schedule)
 
 
 def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -> TopologyTransform:

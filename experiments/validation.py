@@ -12,6 +12,7 @@ from experiments.errors import ConfigError
 from experiments.models import MODEL_NAMES
 from supjax.allocation import exact
 from supjax.densities import DISTRIBUTIONS
+from supjax.schedules import CYCLES
 from supjax.superpose import AVERAGES, SCOPES
 from supjax.topologies import METHODS
 
@@ -31,6 +32,7 @@ def check_config_values(config: ConfigDict) -> None:
     _one_of("topology.drop_decay", topology.drop_decay, ("constant", "cosine"))
     _one_of("sup_tickets.average", sup.average, AVERAGES)
     _one_of("sup_tickets.scope", sup.scope, SCOPES)
+    _one_of("sup_tickets.schedule", sup.schedule, CYCLES)
     _one_of("sup_tickets.batch_stats", sup.batch_stats, ("average", "recompute"))
     _one_of("runtime.loop", runtime.loop, ("auto", "fused", "stepwise"))
     _one_of("runtime.corrupt_images", runtime.corrupt_images, ("error", "skip"))

@@ -237,3 +237,35 @@ BAD = [
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_sawtooth_by_hand():
+    # t = 1/4, 2/4, 3/4, 1: it never sees the top, as the triangle never sees the first bottom.
+    schedule = supjax.sawtooth_schedule(LOW, HIGH, 4)
+    assert table(schedule, range(5)) == pytest.approx([0.004, 0.003, 0.002, 0.001, 0.004])
+    counted_from_0 = supjax.sawtooth_schedule(LOW, HIGH, 4, endpoint=False)
+    assert table(counted_from_0, range(5)) == pytest.approx([0.005, 0.004, 0.003, 0.002, 0.005])
+
+
+@pytest.mark.parametrize(
+    ("cycle", "rates"),
+    [
+        ("triangular", [0.003, 0.005, 0.003, 0.001]),
+        ("sawtooth", [0.004, 0.003, 0.002, 0.001]),
+        ("constant", [0.005] * 4),
+    ],
+)
+def test_every_cycle_follows_the_normal_phase(cycle, rates):
+    plan = supjax.CyclePlan(normal_steps=2, cycle_steps=4, num_cycles=2)
+    schedule = supjax.sup_tickets_schedule(lambda step: 0.1, plan, LOW, HIGH, cycle=cycle)
+    assert table(schedule, range(10)) == pytest.approx([0.1, 0.1, *rates * 2])
+    traced = jax.vmap(schedule)(jnp.arange(10))
+    np.testing.assert_allclose(traced, [0.1, 0.1, *rates * 2], rtol=1e-6)
+
+
+def test_cycles_that_are_none_are_refused():
+    plan = supjax.CyclePlan(normal_steps=2, cycle_steps=4, num_cycles=2)
+    with pytest.raises(ValueError, match=r"cycle must be one of .*, got 'cosine'"):
+        supjax.sup_tickets_schedule(len, plan, LOW, HIGH, cycle="cosine")
+    with pytest.raises(ValueError, match="the cycle needs 0 <= low <= high"):
+        supjax.sawtooth_schedule(HIGH, LOW, 4)

@@ -53,6 +53,7 @@ def base() -> ConfigDict:
                 "enabled": True,
                 "cycle_fraction": 0.1,
                 "cycle_epochs": 8,
+                "schedule": "triangular",  # or "sawtooth", "constant"
                 "low": 0.001,
                 "high": 0.005,
                 "exploration": 0.5,
@@ -112,6 +113,9 @@ SHORT_NAMES = {
     "scope": "sup_tickets.scope",
     "exploration": "sup_tickets.exploration",
     "explore_fixed_masks": "sup_tickets.explore_fixed_masks",
+    "schedule": "sup_tickets.schedule",
+    "low": "sup_tickets.low",
+    "high": "sup_tickets.high",
     "cycle_epochs": "sup_tickets.cycle_epochs",
     "cycle_fraction": "sup_tickets.cycle_fraction",
     "include_pretrained": "sup_tickets.include_pretrained",
