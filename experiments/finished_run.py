@@ -1,0 +1,126 @@
+"""A finished run, opened again: its networks, its data, and what they say of each other."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import supjax
+from experiments.build import build, open_dataset
+from experiments.configs.common import restored
+from experiments.errors import RunError
+from experiments.finish import image_flops
+from experiments.summary import read_summary
+from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
+from experiments.validation import check_config_values, check_devices
+from experiments.walks import make_walk
+from experiments.walks.seed_axis import SeedAxis
+from supjax.ticket_io import load_ticket
+
+
+class FinishedRun:
+    """The tickets of a run with its model and data.
+
+    Attributes:
+      workdir: folder of the run.
+      summary: as in its summary.json.
+      dataset: its data set.
+      tickets: of all cycles, in their order.
+      pretrained: the network at the end of the normal phase.
+      superposed: the result, made of them.
+      split: held-out examples that a run may look at often: `validation`, or `test` for a run
+        that set no validation examples aside.
+    """
+
+    def __init__(self, workdir: Path, *, batches: int, data_dir: str = "") -> None:
+        """Open a run.
+
+        Args:
+          workdir: folder of the run.
+          batches: training batches from which batch-norm statistics are estimated.
+          data_dir: TFDS's data directory; empty for the run's.
+
+        Raises:
+          RunError: one line, if there is no such run, it is unfinished or has no tickets.
+        """
+        self.workdir = workdir
+        self.summary = _summary(workdir)
+        count = self.summary["plan"]["num_cycles"]
+        if not count:
+            raise RunError(f"{workdir} has no tickets: it ran without cycles (sup_tickets)")
+        try:
+            self.pretrained, self.superposed, *self.tickets = (
+                load_ticket(ticket_path(workdir, name))
+                for name in (
+                    PRETRAINED,
+                    superposed_name(count),
+                    *(ticket_name(i + 1) for i in range(count)),
+                )
+            )
+        except (OSError, ValueError) as error:
+            raise RunError(str(error)) from error
+        config = restored(self.summary["config"])
+        if data_dir:
+            config.runtime.data_dir = data_dir
+        check_config_values(config)
+        self.dataset = open_dataset(config)
+        parts = build(config, self.dataset)
+        devices = check_devices(config, jax.process_count(), jax.local_device_count())
+        self._walk = make_walk(config, parts, self.dataset, devices, SeedAxis([config.seed]))
+        self.split = "validation" if self._walk.has_split("validation") else "test"
+        self._model = parts.model
+        self._batch_size = config.batch_size
+        self._images = [batch.images for batch in self._walk.training_batches(batches)]
+        self._training = partial(parts.model.apply, train=True, mutable=["batch_stats"])
+        self._logits = jax.jit(self._normalized_logits)
+
+    def reestimated(self, ticket: supjax.Ticket) -> supjax.Ticket:
+        """Return a network with batch-norm statistics estimated from the training batches."""
+        if not jax.tree.leaves(ticket.batch_stats):
+            return ticket
+        return supjax.recompute_batch_stats(self._training, ticket, self._images)
+
+    def scores(self, networks: Iterable[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
+        """Return loss and accuracy on `split` of networks with re-estimated statistics."""
+        rows = [
+            self._walk.evaluate((self.reestimated(network),), self.split)[0] for network in networks
+        ]
+        return np.array([row["loss"] for row in rows]), np.array([row["accuracy"] for row in rows])
+
+    def predictions(self, networks: Sequence[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of networks on the test split, and its labels.
+
+        Returns:
+          float32 `(networks, examples, classes)`, and integers `(examples,)`.
+        """
+        logits, labels = [], []
+        for batch in self.dataset.eval_batches("test", self._batch_size):
+            real = np.asarray(batch.weights) > 0
+            logits.append([np.asarray(self._logits(n, batch.images))[real] for n in networks])
+            labels.append(np.asarray(batch.labels)[real])
+        return np.concatenate(logits, axis=1), np.concatenate(labels)
+
+    def layer_flops(self) -> dict[str, int]:
+        """Return the dense forward operations of one image by the path of the weight."""
+        return image_flops(self._model, self.dataset.image_shape, self.superposed)
+
+    def _normalized_logits(self, ticket: supjax.Ticket, images: jax.Array) -> jax.Array:
+        variables = {"params": ticket.params, "batch_stats": ticket.batch_stats}
+        return self._model.apply(variables, self.dataset.normalize(images), train=False)
+
+
+def _summary(workdir: Path) -> dict[str, Any]:
+    """Return the summary of a run, or raise a `RunError` that says what is missing."""
+    try:
+        return read_summary(workdir)
+    except FileNotFoundError as error:
+        if (workdir / "config.json").exists():
+            what = "the run is not finished; the command that started it continues it"
+        else:
+            what = "no run in this folder; python -m experiments.main makes one"
+        raise RunError(f"{workdir}: {what}") from error
+    except ValueError as error:
+        raise RunError(f"{workdir}: summary.json is damaged ({error})") from error
