@@ -1,5 +1,7 @@
 """Ways to make a 224-pixel training image of a JPEG file, for `benchmarks.input_pipeline`."""
 
+import functools
+import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +15,8 @@ from experiments.data.jpeg import decode_crop
 
 OURS, BASE = "supjax", "Pillow"
 
-Decode = Callable[[Sequence[bytes], Sequence[Box], int], Any]
-"""`(files, boxes, size) -> images`, one after the other."""
+Run = Callable[[], list[Any]]
+"""Makes all images, one after the other."""
 
 
 def supjax_images(files: Sequence[bytes], boxes: Sequence[Box], size: int) -> list[np.ndarray]:
@@ -67,7 +69,7 @@ def opencv_images(files: Sequence[bytes], boxes: Sequence[Box], size: int) -> li
     return images
 
 
-def tf_data_images(files: Sequence[bytes], boxes: Sequence[Box], size: int) -> list[np.ndarray]:
+def tf_data_images(files: Sequence[bytes], boxes: Sequence[Box], size: int) -> Run:
     """tf.data on one thread: decode and crop in one operation, bilinear without antialiasing."""
     import tensorflow as tf  # Only measured where it happens to be installed.
 
@@ -80,19 +82,30 @@ def tf_data_images(files: Sequence[bytes], boxes: Sequence[Box], size: int) -> l
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
     content = tf.data.Dataset.from_tensor_slices((list(files), np.asarray(boxes, np.int32)))
-    return list(content.map(decode).with_options(options).as_numpy_iterator())
+    images = content.map(decode).with_options(options)
+    return lambda: list(images.as_numpy_iterator())
 
 
-def available() -> dict[str, Decode]:
-    """Returns the contenders that can be run here, by name."""
-    contenders: dict[str, Decode] = {
+def prepare(files: Sequence[bytes], boxes: Sequence[Box], size: int) -> dict[str, Run]:
+    """Returns the contenders that can be run here.
+
+    Args:
+      files: JPEG files.
+      boxes: the part of each that is wanted.
+      size: edge of the images, in pixels.
+
+    Returns:
+      name -> function that makes all images.
+    """
+    direct = {
         OURS: supjax_images,
         BASE: pillow_images,
         "Pillow draft": pillow_draft_images,
         "OpenCV": opencv_images,
     }
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError:
-        return contenders
-    return {**contenders, "tf.data": tf_data_images}
+    contenders: dict[str, Run] = {
+        name: functools.partial(make, files, boxes, size) for name, make in direct.items()
+    }
+    if importlib.util.find_spec("tensorflow") is not None:
+        contenders["tf.data"] = tf_data_images(files, boxes, size)
+    return contenders

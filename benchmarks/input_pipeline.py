@@ -12,7 +12,6 @@ nothing else here needs. `--toy` makes its own images. About 3 minutes on 2 CPU 
 
 import argparse
 import dataclasses
-import functools
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ import optax
 
 import supjax
 from benchmarks.common import print_table, time_interleaved, write_json
-from benchmarks.decoders import BASE, OURS, available, pillow_image
+from benchmarks.decoders import BASE, OURS, pillow_image, prepare
 from experiments.data import (
     Augmentation,
     Split,
@@ -99,10 +98,7 @@ def decoding(dataset: StreamedDataset, count: int, rounds: int) -> dict[str, Rat
     files = [examples.read(position)[0] for position in range(count)]
     rng = np.random.default_rng(0)
     boxes = [random_resized_box(rng, *image_size(data)) for data in files]
-    contenders = {
-        name: functools.partial(decode, files, boxes, size) for name, decode in available().items()
-    }
-    return measure_rates(contenders, count, rounds)
+    return measure_rates(prepare(files, boxes, size), count, rounds)
 
 
 class PillowDecoder:
