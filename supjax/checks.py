@@ -1,5 +1,12 @@
 """Checks of static arguments: one line that names the value and what is allowed."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from supjax.types import TopologyTransform
+
 
 def check_density(value: float, name: str = "density") -> float:
     """Return `value` if it is a density, a number in (0, 1]; raise `ValueError` otherwise.
@@ -50,6 +57,39 @@ def check_choice(value: str, name: str, allowed: object) -> str:
     if value not in names:
         raise ValueError(f"{name} must be one of {names}, got {value!r}")
     return value
+
+
+def check_key(key: Any) -> jax.Array:
+    """Return `key` if it is a typed PRNG key; raise `TypeError` otherwise.
+
+    >>> check_key(0)
+    Traceback (most recent call last):
+      ...
+    TypeError: key must be a typed PRNG key, as jax.random.key(0) makes, got int
+    """
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        found = f"{key.dtype} array" if hasattr(key, "dtype") else type(key).__name__
+        raise TypeError(f"key must be a typed PRNG key, as jax.random.key(0) makes, got {found}")
+    return key
+
+
+def check_trainer(tx: Any, topology: Any) -> None:
+    """Raise a one-line `TypeError` unless `tx` is an optimizer and `topology` a method.
+
+    >>> check_trainer(None, None)
+    Traceback (most recent call last):
+      ...
+    TypeError: tx must be an optax optimizer with init and update, got NoneType
+    """
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            f"tx must be an optax optimizer with init and update, got {type(tx).__name__}"
+        )
+    if not isinstance(topology, TopologyTransform):
+        raise TypeError(
+            "topology must be a TopologyTransform, as make_topology makes, "
+            f"got {type(topology).__name__}"
+        )
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from supjax.checks import check_key, check_trainer
 from supjax.masked_update import masked_update
 from supjax.masks import apply_masks
 from supjax.types import Masks, Params, PyTree, TopologyState, TopologyTransform
@@ -55,7 +56,7 @@ def sparsify(
 
     Raises:
       ValueError: by `update`, if it gets no params.
-      TypeError: if `key` is not a typed key.
+      TypeError: if `key` is not a typed key, `tx` no optimizer or `topology` no method.
 
     Source: the masking rules of METHOD section 2 (docs/architecture.md).
 
@@ -71,8 +72,8 @@ def sparsify(
     >>> supjax.density(optax.apply_updates(params, updates))
     0.5
     """
-    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError("key must be a typed PRNG key, as jax.random.key(0) makes")
+    check_trainer(tx, topology)
+    check_key(key)
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params: Params) -> SparsifyState:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from supjax.checks import check_count, check_key, check_trainer
 from supjax.masked_update import mask_optimizer_state, masked_update
 from supjax.masks import apply_masks
 from supjax.types import Params, PyTree, Scalar, Ticket, TopologyState, TopologyTransform
@@ -72,6 +73,9 @@ def create_train_state(
     Returns:
       A `TrainState`.
 
+    Raises:
+      TypeError: if `key` is not a typed key, `tx` no optimizer or `topology` no method.
+
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import supjax
@@ -81,7 +85,8 @@ def create_train_state(
     >>> supjax.density(state.params)
     0.5
     """
-    first, rest = jax.random.split(key)
+    check_trainer(tx, topology)
+    first, rest = jax.random.split(check_key(key))
     start = topology.init(first, params, **init_args)
     params = apply_masks(params, start.masks)
     return TrainState(
@@ -115,6 +120,9 @@ def make_train_step(
 
     Returns:
       A pure function; metrics gain an entry `loss`.
+
+    Raises:
+      TypeError: if `tx` is no optimizer or `topology` no method.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -159,6 +167,24 @@ def make_topology_step(
     Returns:
       A pure function; `drop_fraction` may be traced, `topology.drop_fraction(step)` gives the
       method's own.
+
+    Raises:
+      TypeError: if `tx` is no optimizer or `topology` no method.
+
+    Source: the order of the authors' code of Yin et al., UAI 2022.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import supjax
+    >>> def loss_fn(params, batch_stats, batch, key):
+    ...     return jnp.sum(batch @ params["w"]), (batch_stats, {})
+    >>> tx, topology = optax.sgd(0.1), supjax.make_topology("rigl", density=0.5)
+    >>> params, batch = {"w": jnp.ones((2, 4))}, jnp.array([[1.0, 2.0]])
+    >>> state = create_train_state(jax.random.key(0), params, tx, topology)
+    >>> topology_step = jax.jit(make_topology_step(loss_fn, tx, topology))
+    >>> state, metrics = topology_step(state, batch, topology.drop_fraction(0))
+    >>> supjax.density(state.topology.masks), float(metrics["loss"])
+    (0.5, 6.0)
     """
     step = _gradient_step(loss_fn, tx, topology, axis_name)
 
@@ -230,7 +256,8 @@ def data_parallel(
 
     Returns:
       The mapped step. Its results live on all devices: `jax.device_get` them before mixing them
-      with arrays of one device.
+      with arrays of one device. A result that differs between devices, such as that of a step
+      made without the axis name, silently is the first device's.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -252,15 +279,26 @@ def data_parallel(
 def split_batch(batch: PyTree, devices: int) -> PyTree:
     """Return a batch with a leading device axis: `[B, ...]` becomes `[devices, B/devices, ...]`.
 
+    Args:
+      batch: a tree of arrays with a leading axis of B examples.
+      devices: number of devices, as of `data_parallel`.
+
+    Returns:
+      The tree with split leaves, in the order of the examples.
+
     Raises:
-      ValueError: if the batch size is not divisible by the number of devices.
+      ValueError: if the batch size is not divisible by the number of devices, a leaf has no axis
+        of examples, or `devices` is no positive integer.
 
     >>> import jax.numpy as jnp
     >>> split_batch(jnp.zeros((8, 3)), 4).shape
     (4, 2, 3)
     """
+    check_count(devices, "devices")
 
     def split(leaf: Any) -> Any:
+        if leaf.ndim == 0:
+            raise ValueError("a batch needs leaves with an axis of examples, got a scalar")
         if leaf.shape[0] % devices:
             raise ValueError(f"batch of {leaf.shape[0]} does not divide by {devices} devices")
         return leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:])
@@ -275,6 +313,7 @@ def _gradient_step(
     axis_name: str | None,
 ) -> StepFn:
     """Return `(state, batch) -> (state, metrics, dense gradient)`."""
+    check_trainer(tx, topology)
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, PyTree, Params]:
         key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), 0)
