@@ -30,7 +30,7 @@ def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("workdir", "runs/digits", "Folder of the run.")
     flags.DEFINE_integer("points", 8, "Points from one ticket to the next.", lower_bound=2)
-    flags.DEFINE_integer("grid", 9, "Points along each axis of the plane.", lower_bound=2)
+    flags.DEFINE_integer("grid", 11, "Points along each axis of the plane.", lower_bound=2)
     flags.DEFINE_integer("batches", 8, "Training batches for batch-norm statistics.", lower_bound=1)
     flags.DEFINE_string("data_dir", "", "TFDS's data directory; default: the run's.")
 
@@ -83,9 +83,9 @@ def render(found: Mapping[str, Any]) -> str:
         cost = one * (len(networks) - 2 if name.startswith("ensemble") else 1)
         table.add_row(
             name,
-            f"{scores['accuracy']:.2%}",
+            f"{100 * scores['accuracy']:.2f} %",
             f"{scores['nll']:.4f}",
-            f"{scores['ece']:.2%}",
+            f"{100 * scores['ece']:.2f} %",
             f"{scores['brier']:.4f}",
             f"{cost:.3f}",
         )
@@ -95,10 +95,11 @@ def render(found: Mapping[str, Any]) -> str:
     console.print(table)
     console.print(
         f"\nsuperposed against the ensemble: {100 * both['accuracy_difference']:+.2f} points, "
-        f"another class for {both['disagreement']:.2%}\nof {both['examples']} test examples "
-        f"(right alone: {both['only_superposed_right']} superposed, "
-        f"{both['only_ensemble_right']} ensemble), KL {both['kl_divergence']:.4f} nats.\n"
-        "FLOPs: of inference, relative to one dense network."
+        f"another class for {100 * both['disagreement']:.2f} %\n"
+        f"of {both['examples']} test examples (right alone: {both['only_superposed_right']} "
+        f"superposed, {both['only_ensemble_right']} ensemble)\n"
+        f"KL divergence {both['kl_divergence']:.4f} nats; "
+        "FLOPs: of inference, relative to one dense network"
     )
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 

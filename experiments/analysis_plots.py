@@ -19,21 +19,22 @@ def distance_figure(matrices: Mapping[str, np.ndarray], names: Sequence[str]) ->
 
     Args:
       matrices: by title, `(networks, networks)`; the row is the first argument of the distance.
-      names: of the networks.
+      names: of the networks, at least two.
     """
     size = len(names)
     figure = Figure(figsize=(1.5 * WIDTH, 0.52 * WIDTH), dpi=DPI, layout="constrained")
     figure.suptitle("How far the networks are from each other")
     panels = figure.subplots(1, len(matrices), squeeze=False)[0]
     for panel, (title, matrix) in zip(panels, matrices.items(), strict=True):
-        image = panel.imshow(matrix, cmap="cividis")
+        others = np.ma.masked_array(matrix, np.eye(size, dtype=bool))
+        image = panel.imshow(others, cmap="cividis")
         panel.set_title(title, fontsize="medium")
         panel.set_xticks(range(size), names, rotation=35, ha="right", rotation_mode="anchor")
         panel.set_yticks(range(size), names if panel is panels[0] else [""] * size)
-        middle = (matrix.min() + matrix.max()) / 2
+        middle = np.mean(image.get_clim())
         for i, j in np.ndindex(size, size):
-            color = "black" if matrix[i, j] > middle else "white"
-            text = f"{matrix[i, j]:.3g}"
+            color = "black" if i == j or matrix[i, j] > middle else "white"
+            text = f"{matrix[i, j]:.2g}"
             panel.text(j, i, text, ha="center", va="center", color=color, size=min(11, 44 / size))
         figure.colorbar(image, ax=panel, shrink=0.7)
     return figure
@@ -97,7 +98,8 @@ def plane_figure(
         projected into it.
       split: the examples that were scored.
     """
-    figure = Figure(figsize=(WIDTH, 0.85 * WIDTH), dpi=DPI, layout="constrained")
+    slope = float(np.clip(np.ptp(y) / np.ptp(x), 0.4, 1.4))
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH * slope + 1.2), dpi=DPI, layout="constrained")
     figure.suptitle("Loss on the plane through three networks")
     axes = figure.add_subplot()
     low, high = float(loss.min()), float(loss.max())
@@ -120,8 +122,8 @@ def plane_figure(
         )
     first, second = list(points)[:2]
     axes.set_aspect("equal")
-    axes.set_xlabel(f"distance from {first} towards {second} (Euclidean, weights)")
-    axes.set_ylabel("distance at a right angle to it (Euclidean, weights)")
+    axes.set_xlabel(f"distance from {first} towards {second} (L2 norm of weights)")
+    axes.set_ylabel("distance at a right angle to it (L2 norm)")
     return figure
 
 
@@ -155,7 +157,13 @@ def reliability_figure(networks: Mapping[str, Mapping[str, Any]], split: str) ->
             label="accuracy of an interval",
         )
         upper.plot(
-            confidence[filled], accuracy[filled], "o", color=ORANGE, label="at its mean confidence"
+            confidence[filled],
+            accuracy[filled],
+            "o",
+            color=ORANGE,
+            clip_on=False,
+            zorder=3,
+            label="at its mean confidence",
         )
         upper.set_title(
             f"{name}\nECE {100 * found['ece']:.2f} %   NLL {found['nll']:.4f}   "
@@ -163,16 +171,15 @@ def reliability_figure(networks: Mapping[str, Mapping[str, Any]], split: str) ->
             fontsize="medium",
         )
         lower.bar(middles, counts / max(counts.sum(), 1), 0.95 * width, color="0.6")
-        lower.set_xlabel("confidence")
+        lower.set_xlabel("confidence (%)")
         lower.set_xlim(0, 1)
         for panel in (upper, lower):
             _grid(panel)
-    panels[0, 0].set_ylabel(f"{split} accuracy")
+    panels[0, 0].set_ylabel(f"{split} accuracy (%)")
     panels[0, 0].set_ylim(0, 1.02)
-    panels[1, 0].set_ylabel("share of examples")
-    for panel in panels[:, 0]:
-        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    panels[1, 0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    panels[1, 0].set_ylabel("share of\nexamples (%)")
+    for axis in (panels[0, 0].yaxis, panels[1, 0].yaxis, panels[1, 0].xaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
