@@ -135,6 +135,22 @@ def test_several_networks_train_side_by_side():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
 
 
+@pytest.mark.parametrize("tx", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.1)], ids=["m", "a"])
+def test_a_step_without_an_update_copies_no_weights(tx):
+    params = {"w": jnp.ones((512, 512))}
+    sparse = sparsify(tx, supjax.make_topology("rigl", density=0.1), jax.random.key(1))
+    state = sparse.init(params)
+
+    def step(params, state, grads):
+        updates, state = sparse.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    every_step = compiled.as_text().partition("\nENTRY ")[2]
+    assert " while(" in every_step  # the topology update, of no turn or one
+    assert not re.search(r"\[512,512\]\S* copy\(", every_step)
+
+
 def test_further_arguments_reach_the_optimizer():
     plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
     tx = sparsify(optax.chain(optax.sgd(0.1), plateau), tiny_problem.topology(), jax.random.key(1))
