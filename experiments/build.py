@@ -16,6 +16,7 @@ from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch, ImageDataset
 from experiments.errors import ConfigError
 from experiments.models import create_model
+from supjax.allocation import exact
 from supjax.masks import path_str
 from supjax.topologies import METHODS
 from supjax.topologies.gmp import ramp_stop
@@ -113,7 +114,7 @@ def learning_rate_schedule(
     fields = config.optimizer
     normal_epochs = plan.normal_steps // steps_per_epoch
     boundaries = [
-        int(m * normal_epochs if m < 1 else m) * steps_per_epoch for m in fields.milestones
+        int(exact(m) * normal_epochs if m < 1 else m) * steps_per_epoch for m in fields.milestones
     ]
     normal = supjax.step_decay_schedule(
         fields.learning_rate,

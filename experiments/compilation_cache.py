@@ -23,5 +23,4 @@ def enable_compilation_cache(setting: str) -> Path | None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = home / "supjax" / "xla" if setting == "auto" else Path(setting)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     return folder
