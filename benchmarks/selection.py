@@ -11,6 +11,7 @@ concatenates). About 10 minutes on 2 CPU cores.
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +126,7 @@ def prepare(name: str, case: Case, compiled: bool = False) -> Callable[[], Any]:
     arrays = [np.abs(generator.standard_normal(shape, np.float32)) for shape in case.shapes]
     if name == "numpy.partition":
         return lambda: rival_masks(name, case, arrays)
-    arguments: tuple[Any, ...] = ([jnp.asarray(array) for array in arrays],)
+    arguments: tuple[Any, ...] = (jax.block_until_ready([jnp.asarray(a) for a in arrays]),)
     if name == OURS:
         arguments += ([jnp.int32(k) for k in case.counts()],)
         function: Any = jax.jit(lambda *arguments: supjax_masks(case, *arguments))
@@ -145,12 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [OURS, *RIVALS]
     cases = make_cases(flags.toy)
     repetitions, budget = (3, 1.0) if flags.toy else (100, 3.0)
-    times = {
-        case.name: time_interleaved(
-            {name: prepare(name, case) for name in names}, repetitions, budget
-        )
-        for case in cases
-    }
+    times = {}
+    for case in cases:
+        print("timing", case.name, file=sys.stderr)
+        functions = {name: prepare(name, case) for name in names}
+        times[case.name] = time_interleaved(functions, repetitions, budget)
     print("Milliseconds, median (least to most), and times the median of supjax")
     print_table(
         ["", *names],
