@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +125,8 @@ def loading(dataset: StreamedDataset, batch_size: int, steps: int, rounds: int) 
     with_pillow = dataclasses.replace(dataset, decoder=PillowDecoder(dataset.image_shape[0]))
 
     def draw(source: StreamedDataset) -> None:
-        batches = source.train_batches(0, batch_size, ahead=1)
+        # Nothing is loaded ahead, which would be work without a batch at the end.
+        batches = source.train_batches(0, batch_size, ahead=0)
         for _ in range(steps):
             next(batches)
         batches.close()  # type: ignore[attr-defined]
@@ -225,12 +227,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(
         flags.output,
         {
+            "packages": _versions(
+                "pillow", "opencv-python-headless", "simplejpeg", "tensorflow-cpu"
+            ),
             "threads": default_threads(),
             "decoding": {name: rate._asdict() for name, rate in decoded.items()},
             "loading": {name: rate._asdict() for name, rate in loaded.items()},
             "seconds": {name: timing._asdict() for name, timing in times.items()},
         },
     )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    installed = {found.metadata["Name"].lower(): found for found in metadata.distributions()}
+    return {name: installed[name].version for name in packages if name in installed}
 
 
 def _rows(rates: dict[str, Rate]) -> list[list[str]]:

@@ -38,7 +38,7 @@ class SquareDecoder:
         box = random_resized_box(rng, *jpeg.image_size(data))
         mirrored = rng.random() < 0.5
         image = jpeg.decode_crop(data, box, self.size)
-        return image[:, ::-1] if mirrored else image
+        return cv2.flip(image, 1) if mirrored else image
 
     def evaluate(self, data: bytes) -> np.ndarray:
         """Returns the middle of the image, scaled as published: 224 of a shorter side of 256.
