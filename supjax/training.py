@@ -324,7 +324,8 @@ def _gradient_step(
         )
         metrics = {**metrics, "loss": loss}
         if axis_name is not None:
-            grads, metrics, batch_stats = jax.lax.pmean((grads, metrics, batch_stats), axis_name)
+            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+            batch_stats = jax.tree.map(partial(_mean_over_devices, axis_name), batch_stats)
         current = state.topology
         if topology.observe is not None:
             current = topology.observe(grads, current)
@@ -339,3 +340,10 @@ def _gradient_step(
         return state, metrics, grads
 
     return step
+
+
+def _mean_over_devices(axis_name: str, leaf: jax.Array) -> jax.Array:
+    """Average statistics; integer counters are the same everywhere and stay integers."""
+    if jnp.issubdtype(leaf.dtype, jnp.integer):
+        return jax.lax.pmax(leaf, axis_name)
+    return jax.lax.pmean(leaf, axis_name)
