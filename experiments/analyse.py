@@ -97,7 +97,7 @@ def render(found: Mapping[str, Any]) -> str:
         f"\nsuperposed against the ensemble: {100 * both['accuracy_difference']:+.2f} points, "
         f"another class for {100 * both['disagreement']:.2f} %\n"
         f"of {both['examples']} test examples (right alone: {both['only_superposed_right']} "
-        f"superposed, {both['only_ensemble_right']} ensemble)\n"
+        f"superposed, {both['only_ensemble_right']} ensemble),\n"
         f"KL divergence {both['kl_divergence']:.4f} nats; "
         "FLOPs: of inference, relative to one dense network"
     )

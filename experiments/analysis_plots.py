@@ -85,7 +85,7 @@ def plane_figure(
     x: np.ndarray,
     y: np.ndarray,
     loss: np.ndarray,
-    points: Mapping[str, tuple[float, float]],
+    points: Mapping[str, Sequence[float]],
     split: str,
 ) -> Figure:
     """Draw loss on a plane in weight space as contours, with networks as marks.

@@ -93,8 +93,8 @@ def plane(run: FinishedRun, grid: int) -> Section | None:
     surface = analysis.loss_plane(*(networks[name] for name in corners))
     *projected, distance = analysis.plane_coordinates(surface, run.superposed.params)
     points = {
-        **{name: tuple(xy) for name, xy in zip(corners, surface.corners.tolist(), strict=True)},
-        "superposed": tuple(projected),
+        **dict(zip(corners, surface.corners.tolist(), strict=True)),
+        "superposed": projected,
     }
     low, high = (end(np.array(list(points.values())), axis=0) for end in (np.min, np.max))
     reach = MARGIN * (high - low).max()
@@ -190,7 +190,7 @@ def with_ensemble(logits: np.ndarray) -> dict[str, np.ndarray]:
     return {
         **dict(zip(ticket_names(len(tickets)), tickets, strict=True)),
         "superposed": superposed,
-        f"ensemble of {len(tickets)} tickets": together,
+        f"ensemble of {len(tickets)} ticket{'s' * (len(tickets) > 1)}": together,
     }
 
 
