@@ -6,6 +6,7 @@ The public surface and nothing else; every name is documented where it is define
 from supjax import analysis, topologies
 from supjax.batch_stats import average_batch_stats, recompute_batch_stats
 from supjax.densities import erk, init_masks, uniform
+from supjax.mask_table import summary
 from supjax.masked_update import mask_optimizer_state
 from supjax.masks import (
     apply_masks,
@@ -17,8 +18,8 @@ from supjax.masks import (
     hamming,
     iou,
     nonzero_masks,
-    summary,
 )
+from supjax.parallel import data_parallel, split_batch
 from supjax.plan import CyclePlan
 from supjax.prune_grow import prune_and_grow, prune_globally
 from supjax.schedules import (
@@ -33,23 +34,16 @@ from supjax.schedules import (
     sup_tickets_schedule,
 )
 from supjax.selection import global_top_k_masks, top_k_mask
-from supjax.sparsify import (
-    SparsifyState,
-    sparse_params,
-    sparsify,
-    sparsify_state,
-)
+from supjax.sparsify import SparsifyState, sparse_params, sparsify, sparsify_state
 from supjax.superpose import initial_active, next_active, superpose, superpose_step
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.topologies import make_topology
 from supjax.training import (
     TrainState,
     create_train_state,
-    data_parallel,
     make_eval_step,
     make_topology_step,
     make_train_step,
-    split_batch,
 )
 from supjax.types import Ticket, TopologyState, TopologyTransform
 from supjax.version import __version__

@@ -1,4 +1,4 @@
-"""Mask algebra over pytrees: which weights are sparse, applying, counting, comparing, printing.
+"""Mask algebra over pytrees: which weights are sparse, applying, counting, comparing.
 
 A mask tree has the params' structure with `bool` leaves, and `None` where a weight stays dense.
 Trees are mapped params first, `jax.tree.map(f, params, masks)`: a masks-first map meets `None`
@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from supjax.types import LeafFilter, Masks, Params, PyTree
 
@@ -31,6 +30,13 @@ def default_filter(path: str, leaf: Any) -> bool:
 
     Biases, batch-norm scales and scalars stay dense (METHOD: masks live on kernels, the first
     convolution and the classifier included).
+
+    Args:
+      path: where the leaf stands, such as `conv1/kernel`; not looked at.
+      leaf: array or `jax.ShapeDtypeStruct`.
+
+    Returns:
+      Whether the leaf is sparse by default.
 
     >>> import jax.numpy as jnp
     >>> default_filter("dense/kernel", jnp.zeros((3, 4))), default_filter("bias", jnp.zeros(4))
@@ -144,6 +150,13 @@ def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
 def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     """Return masks that keep everything, `None` on the leaves that are never sparse.
 
+    Args:
+      params: weights (only shapes and dtypes are read).
+      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+
+    Returns:
+      The params' tree with all-true masks.
+
     >>> import jax.numpy as jnp
     >>> dense_masks({"bias": jnp.ones(2), "kernel": jnp.ones((1, 2))})
     {'bias': None, 'kernel': Array([[ True,  True]], dtype=bool)}
@@ -153,6 +166,13 @@ def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
 
 def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     """Read masks off the non-zeros of maskable weights: `m = (w != 0)`.
+
+    Args:
+      params: weights.
+      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+
+    Returns:
+      The params' tree with `bool` masks, `None` where the leaf is dense.
 
     >>> import jax.numpy as jnp
     >>> nonzero_masks({"kernel": jnp.array([[0.0, -2.0]])})["kernel"]
@@ -195,6 +215,12 @@ def count_active(masks_or_params: PyTree) -> Any:
 def count_maskable(masks_or_params: PyTree) -> int:
     """Count the weights that could be active: N of METHOD, the size of all masks.
 
+    Args:
+      masks_or_params: masks, or params whose maskable leaves are counted.
+
+    Returns:
+      A Python int.
+
     >>> import jax.numpy as jnp
     >>> count_maskable({"bias": jnp.ones(2), "kernel": jnp.zeros((2, 3))})
     6
@@ -204,6 +230,12 @@ def count_maskable(masks_or_params: PyTree) -> int:
 
 def density(masks_or_params: PyTree) -> Any:
     """Return the share of kept weights, `count_active / count_maskable`, in [0, 1].
+
+    Args:
+      masks_or_params: masks, or params whose non-zeros are counted.
+
+    Returns:
+      A Python float; under a trace a float32 scalar.
 
     Raises:
       ValueError: if no leaf is maskable, or all of them are empty.
@@ -240,6 +272,13 @@ def _both(f: Callable[[Any, Any], Any], first: PyTree, second: PyTree) -> Any:
 def iou(first: PyTree, second: PyTree) -> Any:
     """Return the intersection over union of two masks: `|a & b| / |a | b|`, 1 if both are empty.
 
+    Args:
+      first: masks, or params whose non-zeros are compared.
+      second: the same for the other network.
+
+    Returns:
+      A Python float in [0, 1]; under a trace a float32 scalar.
+
     Raises:
       ValueError: if the trees or shapes differ (the path is named).
 
@@ -257,6 +296,13 @@ def iou(first: PyTree, second: PyTree) -> Any:
 def hamming(first: PyTree, second: PyTree) -> Any:
     """Return the share of maskable weights in which two masks differ, `|a ^ b| / N`.
 
+    Args:
+      first: masks, or params whose non-zeros are compared.
+      second: the same for the other network.
+
+    Returns:
+      A Python float in [0, 1]; under a trace a float32 scalar.
+
     Raises:
       ValueError: if the trees or shapes differ, or no leaf is maskable.
 
@@ -265,42 +311,3 @@ def hamming(first: PyTree, second: PyTree) -> Any:
     0.5
     """
     return _both(jnp.logical_xor, first, second) / _size(first)
-
-
-def summary(params: Params, masks: Masks) -> str:
-    """Return a printable table, one line a layer: shape, weights, active weights, density.
-
-    Counts come from the masks, so a zero bias is no pruned weight. Masks are bookkeeping:
-    the arrays stay dense in memory, and a mask adds one byte a weight.
-
-    >>> import jax.numpy as jnp
-    >>> kernel, mask = jnp.zeros((2, 2)), jnp.array([[True, False], [False, False]])
-    >>> print(summary({"b": jnp.ones(2), "k": kernel}, {"b": None, "k": mask}))
-    layer     shape  weights  active  density
-    b             2        2       2    dense
-    k           2x2        4       1   0.2500
-    maskable               4       1   0.2500
-    all                    6       3   0.5000
-    """
-    rows = [("layer", "shape", "weights", "active", "density")]
-    sizes, active = [0, 0], [0, 0]
-    for path, weight, mask in paired(params, masks):
-        kept = weight.size if mask is None else int(np.sum(mask))
-        share = "dense" if mask is None else f"{kept / max(weight.size, 1):.4f}"
-        shape = "x".join(map(str, weight.shape)) or "scalar"
-        rows.append((path, shape, f"{weight.size:,}", f"{kept:,}", share))
-        for i in (0, 1) if mask is not None else (1,):
-            sizes[i] += weight.size
-            active[i] += kept
-    for name, size, kept in zip(("maskable", "all"), sizes, active, strict=True):
-        rows.append((name, "", f"{size:,}", f"{kept:,}", f"{kept / max(size, 1):.4f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    )

@@ -191,6 +191,12 @@ def step_decay_schedule(
 def constant_fraction(value: float) -> Schedule:
     """Return the constant drop fraction `f(t) = value`.
 
+    Args:
+      value: the fraction, in [0, 1].
+
+    Returns:
+      `step -> fraction`.
+
     >>> constant_fraction(0.5)(1000)
     0.5
     """

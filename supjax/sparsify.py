@@ -23,6 +23,9 @@ class SparsifyState(NamedTuple):
         `topology.masks` already, but still zero; it goes live with the next step.
       step: updates so far, shape (), int32.
       key: typed key.
+
+    >>> SparsifyState._fields
+    ('inner', 'topology', 'live', 'step', 'key')
     """
 
     inner: PyTree
@@ -150,7 +153,26 @@ def sparse_params(params: Params, opt_state: Any) -> Params:
 
 
 def sparsify_state(opt_state: Any) -> SparsifyState:
-    """Return the `SparsifyState` inside an optimizer state; see `sparse_params`."""
+    """Return the `SparsifyState` inside an optimizer state, for its masks and step count.
+
+    Args:
+      opt_state: state of a `sparsify` optimizer, possibly wrapped by other transformations.
+
+    Returns:
+      The first `SparsifyState` found.
+
+    Raises:
+      ValueError: if the state holds none.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import supjax
+    >>> topology = supjax.make_topology("static", density=0.5)
+    >>> tx = sparsify(optax.sgd(0.1), topology, jax.random.key(0))
+    >>> opt_state = optax.chain(optax.clip(1.0), tx).init({"w": jnp.ones((2, 4))})
+    >>> supjax.density(sparsify_state(opt_state).topology.masks)
+    0.5
+    """
     found = [
         leaf
         for leaf in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, SparsifyState))

@@ -162,6 +162,14 @@ def superpose_step(
 def initial_active(first: Ticket, average: str, weight: float = 1.0) -> PyTree | None:
     """Return the activity counts of the first member: `weight * m` for "caa", None otherwise.
 
+    Args:
+      first: the first member of a superposition.
+      average: see `superpose`.
+      weight: weight of the member.
+
+    Returns:
+      The tree of the masks with float32 counts, or None.
+
     >>> import jax.numpy as jnp
     >>> first = Ticket({"w": jnp.array([[3.0, 0.0]])}, {"w": jnp.array([[True, False]])})
     >>> initial_active(first, "caa")["w"].tolist()
@@ -175,9 +183,24 @@ def initial_active(first: Ticket, average: str, weight: float = 1.0) -> PyTree |
 def next_active(
     active: PyTree | None, folded: Ticket, ticket: Ticket, weight: float = 1.0
 ) -> PyTree | None:
-    """Return the activity counts after a fold; a weight that was pruned back is forgotten.
+    """Return the activity counts after a fold: `a' = (a + weight * m_ticket) * m_folded`.
 
-    `a' = (a + weight * m_ticket) * m_folded`.
+    A weight that was pruned back is forgotten.
+
+    Args:
+      active: the counts before, None for rules that need none.
+      folded: the superposition after the fold.
+      ticket: the ticket that was folded in.
+      weight: its weight.
+
+    Returns:
+      The counts to pass to the next `superpose_step`.
+
+    >>> import jax.numpy as jnp
+    >>> make = lambda *w: Ticket({"w": jnp.array([w])}, {"w": jnp.array([w]) != 0})
+    >>> active = {"w": jnp.array([[1.0, 1.0, 0.0]])}
+    >>> next_active(active, make(3.0, 0.0, 3.0), make(2.0, 0.0, 3.0))["w"].tolist()
+    [[2.0, 0.0, 1.0]]
     """
     if active is None:
         return None

@@ -50,6 +50,11 @@ class TopologyState(NamedTuple):
       ever_active: masks of the weights that have been active at least once, for the
         in-time over-parameterization rate R_s (Liu et al., ICML 2021, section 3).
       extra: the method's own state, `()` for most methods.
+
+    >>> import jax.numpy as jnp
+    >>> masks = {"kernel": jnp.ones((2, 3), bool), "bias": None}
+    >>> TopologyState(masks, ever_active=masks).extra
+    ()
     """
 
     masks: Masks
@@ -117,6 +122,11 @@ class TopologyTransform(NamedTuple):
       drop_fraction: `step -> share` of active weights that a periodic update moves.
       observe: `(grads, state) -> state`, run at every training step, or None for the methods
         that need no memory of past gradients (all but SNFS).
+
+    >>> import supjax
+    >>> method = supjax.make_topology("rigl", density=0.1, drop_fraction=0.3, update_every=100)
+    >>> method.due(99), method.due(100), method.drop_fraction(99), method.observe
+    (True, False, 0.3, None)
     """
 
     init: TopologyInitFn

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from strategies import masked_trees
 
 from experiments.checkpoint_format import FORMAT, MANIFEST, MismatchError, pack, unpack
-from supjax.training import TrainState, data_parallel
+from supjax.parallel import data_parallel
+from supjax.training import TrainState
 from supjax.types import Ticket, TopologyState
 
 Change = Callable[[TrainState], TrainState]

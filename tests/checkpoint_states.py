@@ -17,8 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import supjax
 from experiments.checkpoints import Checkpoints
+from supjax.parallel import data_parallel
 from supjax.superpose import initial_active
-from supjax.training import TrainState, create_train_state, data_parallel
+from supjax.training import TrainState, create_train_state
 from supjax.types import Ticket, TopologyState
 
 PHASES = ("normal", "superposed", "superposed by caa")
