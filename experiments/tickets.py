@@ -45,6 +45,13 @@ def ticket_path(workdir: Path, name: str) -> Path:
     return workdir / "tickets" / f"{name}.npz"
 
 
+def clear_unfinished(workdir: Path) -> None:
+    """Remove the ticket files that an earlier process was killed in the middle of."""
+    for folder in (workdir, workdir / "tickets"):
+        for path in folder.glob(".*.npz.*.tmp"):
+            path.unlink(missing_ok=True)
+
+
 def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) -> TrainState:
     """Make a network the first member of the superposition."""
     return state._replace(

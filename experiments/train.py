@@ -25,7 +25,7 @@ from experiments.metrics import MetricWriter
 from experiments.processes import agree, wait_for_all
 from experiments.progress import Progress
 from experiments.signals import StopSignals
-from experiments.tickets import Member, TicketShelf
+from experiments.tickets import Member, TicketShelf, clear_unfinished
 from experiments.timeline import Timeline
 from experiments.validation import check_config_values, check_devices
 from experiments.walks import make_walk
@@ -111,6 +111,7 @@ class Run:
         if self.primary:
             for member in members:
                 check_config(member.workdir, member.config.to_dict())
+                clear_unfinished(member.workdir)
         keep = config.runtime.keep_checkpoints
         self.checkpoints = [
             Checkpoints(member.workdir, keep=keep, primary=self.primary) for member in members
