@@ -7,6 +7,7 @@ nothing but `<data_dir>/<set>/<version>/arrays.npz`, and `prepare_data --from=ar
 import hashlib
 import os
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import numpy as np
 
 FILE_NAME = "arrays.npz"
 _TEMPORARY_PREFIX = ".arrays-"
+_ABANDONED = 3600.0  # Seconds after which a half-written file belongs to no living process.
 
 
 def load(folder: Path) -> dict[str, np.ndarray] | None:
@@ -47,7 +49,8 @@ def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """
     try:
         for leftover in folder.glob(f"{_TEMPORARY_PREFIX}*"):
-            leftover.unlink()
+            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                leftover.unlink()
         handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=folder)
         with os.fdopen(handle, "wb") as file:
             np.savez(file, allow_pickle=False, fingerprint=fingerprint_of(folder) or "", **arrays)

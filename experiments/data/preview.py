@@ -92,10 +92,8 @@ def draw(dataset: ArrayDataset | StreamedDataset, path: Path, seed: int = 0) -> 
 
 def _streamed_row(dataset: StreamedDataset, position: int, seed: int) -> np.ndarray:
     data, _ = dataset.examples["train"].read(position)
-    trained = [
-        dataset.decoder.train(data, np.random.default_rng((seed, epoch, position, 1)))
-        for epoch in range(EPOCHS)
-    ]
+    rng = np.random.default_rng((seed, position))
+    trained = [dataset.decoder.train(data, rng) for _ in range(EPOCHS)]
     return np.stack([dataset.decoder.evaluate(data), *trained])
 
 

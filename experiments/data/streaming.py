@@ -1,7 +1,7 @@
 """Streamed sets: images are read from disk, decoded and augmented on the host while devices train.
 
-Everything about an example follows from (seed, epoch, its index), and the batch of a step from the
-step, so an iterator can be made at any step without going through those before it.
+Everything about an example follows from (seed, epoch, its index in TFDS's set), and the batch of a
+step from the step, so an iterator can be made at any step without going through those before it.
 """
 
 import functools
@@ -177,9 +177,10 @@ class StreamedDataset(ImageDataset):
             position = place % count
             data, label = self._read("train", position)
             # The 1 keeps this apart from the key of the epoch's order, which is padded with zeros.
-            rng = np.random.default_rng((seed, job.epoch, position, 1))
+            key = (seed, job.epoch, int(self.examples["train"].index[position]), 1)
             try:
-                return Loaded(self.decoder.train(data, rng), label, tuple(notes))
+                image = self.decoder.train(data, np.random.default_rng(key))
+                return Loaded(image, label, tuple(notes))
             except CorruptImageError as error:
                 notes.append(self._corrupt("train", position, error))
         raise CorruptImageError(f"no training image of {self.name} can be decoded")
@@ -197,13 +198,16 @@ class StreamedDataset(ImageDataset):
         data, label = self.examples[split].read(position)
         if not 0 <= label < self.num_classes:
             raise ValueError(
-                f"{self.name} {split} label {label} of example {position} is outside"
+                f"label {label} of {self._place(split, position)} is outside"
                 f" 0..{self.num_classes - 1}"
             )
         return data, label
 
+    def _place(self, split: str, position: int) -> str:
+        return f"{self.name}, {split} split, example {self.examples[split].index[position]} in TFDS"
+
     def _corrupt(self, split: str, position: int, error: Exception) -> str:
-        message = f"{self.name} {split} example {position} is corrupt: {error}"
+        message = f"{self._place(split, position)} is corrupt: {error}"
         if self.on_corrupt == "error":
             raise CorruptImageError(message) from error
         return message

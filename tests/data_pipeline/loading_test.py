@@ -1,6 +1,8 @@
 import json
+import os
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -127,11 +129,13 @@ def test_damaged_arrays_are_replaced_and_leftovers_removed(tiny, tmp_path):
     whole = load_dataset(tiny.name, tmp_path)
     path = folder / array_cache.FILE_NAME
     path.write_bytes(path.read_bytes()[:1000])
-    (folder / ".arrays-killed").write_bytes(b"half")
+    for name, age in ((".arrays-killed", 1e5), (".arrays-alive", 1)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
     again = load_dataset(tiny.name, tmp_path)
     np.testing.assert_array_equal(again.train.images, whole.train.images)
     assert array_cache.load(folder) is not None
-    assert not list(folder.glob(".arrays-*"))
+    assert [path.name for path in folder.glob(".arrays-*")] == [".arrays-alive"]
 
 
 def test_a_folder_that_cannot_be_written_only_costs_a_warning(tiny, tmp_path, monkeypatch):

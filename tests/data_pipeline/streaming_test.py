@@ -201,17 +201,19 @@ def test_a_corrupt_training_image_is_replaced_with_a_warning_that_counts(dataset
 
 def test_a_corrupt_image_is_left_out_of_an_evaluation_with_a_warning(dataset):
     broken = with_numbers(dataset, "test", broken=[2])
-    with pytest.warns(UserWarning, match=r"tiny_folders test example 2 is corrupt.*\(1 so far\)"):
+    with pytest.warns(
+        UserWarning, match=r"example 2 in TFDS is corrupt: made so; skipped \(1 so far\)"
+    ):
         batches = list(broken.eval_batches("test", 4))
     assert [batch.weights.tolist() for batch in batches] == [[1, 1, 0, 1], [1, 1, 1, 0]]
 
 
 def test_corrupt_images_can_be_errors(dataset):
     broken = with_numbers(dataset, broken=[3], on_corrupt="error")
-    with pytest.raises(CorruptImageError, match="tiny_folders train example 3 is corrupt"):
+    with pytest.raises(CorruptImageError, match="tiny_folders, train split, example 3 in TFDS is"):
         take(broken.train_batches(0, NUM_TRAIN), 1)
     broken = with_numbers(dataset, "test", broken=[6], on_corrupt="error")
-    with pytest.raises(CorruptImageError, match="tiny_folders test example 6 is corrupt"):
+    with pytest.raises(CorruptImageError, match="tiny_folders, test split, example 6 in TFDS is"):
         list(broken.eval_batches("test", 4))
 
 
@@ -226,7 +228,7 @@ def test_a_set_without_one_readable_image_is_an_error_and_no_endless_search(data
 
 def test_a_label_out_of_range_is_an_error_under_every_policy(dataset):
     narrow = dataclasses.replace(dataset, num_classes=2)
-    with pytest.raises(ValueError, match=r"train label 2 of example \d+ is outside 0\.\.1"):
+    with pytest.raises(ValueError, match=r"label 2 of .* train split, .* outside 0\.\.1"):
         take(narrow.train_batches(0, NUM_TRAIN), 1)
 
 

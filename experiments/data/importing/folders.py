@@ -1,6 +1,7 @@
 """Folders of image files, one folder a class: the layout in which ImageNet is usually unpacked."""
 
 import io
+import os
 from pathlib import Path
 
 from experiments.data.importing.source import Features, Source, SourceSplit
@@ -37,28 +38,26 @@ def _list_split(folder: Path, names: list[str]) -> SourceSplit:
     unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(names))
     if unknown:
         raise ValueError(f"{folder} has classes that train lacks: {unknown[:5]}")
-    files = [
-        file
-        for name in names
-        if (folder / name).is_dir()
-        for file in sorted((folder / name).iterdir())
-        if file.suffix.lower() in _SUFFIXES
-    ]
+    files, num_bytes = [], 0
+    for name in names:
+        if not (folder / name).is_dir():
+            continue
+        for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
+            if os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
+                files.append((name, entry.name))
+                num_bytes += entry.stat().st_size
     if not files:
         raise ValueError(f"{folder} holds no images in class folders")
 
     def read(index: int) -> Features:
-        file = files[index]
-        return {
-            "image": as_plain_jpeg(file.read_bytes()),
-            "label": file.parent.name,
-            "file_name": file.name,
-        }
+        name, file_name = files[index]
+        data = (folder / name / file_name).read_bytes()
+        return {"image": as_plain_jpeg(data), "label": name, "file_name": file_name}
 
-    keys = [file.name for file in files]
+    keys = [file_name for _, file_name in files]
     if len(set(keys)) < len(keys):  # Elsewhere than in ImageNet, classes may reuse file names.
-        keys = [f"{file.parent.name}/{file.name}" for file in files]
-    return SourceSplit(keys, read, sum(file.stat().st_size for file in files))
+        keys = [f"{name}/{file_name}" for name, file_name in files]
+    return SourceSplit(keys, read, num_bytes)
 
 
 def as_plain_jpeg(data: bytes) -> bytes:
