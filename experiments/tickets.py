@@ -56,7 +56,7 @@ def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) 
     """Make a network the first member of the superposition."""
     return state._replace(
         superposed=ticket,
-        superposed_count=jnp.ones_like(state.step),
+        superposed_count=jnp.ones(state.step.shape, jnp.int32),  # not on all the state's devices
         superposed_active=supjax.initial_active(ticket, average),
     )
 

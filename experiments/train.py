@@ -190,14 +190,15 @@ class Run:
             raise OutOfStepError(self.seeds.seeds)
         states, infos, notes = zip(*restored, strict=True)
         self.clock = Clock(**infos[0]["clock"])
-        self.sums = self.seeds.stack([restored_sums(info["sums"]) for info in infos])
+        sums = self.seeds.stack([restored_sums(info["sums"]) for info in infos])
+        self.sums = self.walk.place_sums(sums)
         lines = [f"{self.seeds.label(i)}{note}" for i, own in enumerate(notes) for note in own]
         lines.append(f"continuing at step {steps.pop()} of {self.plan.total_steps}")
         return self.seeds.stack(states), lines
 
     def zero_sums(self) -> PyTree:
         """Return empty sums of every seed's metrics."""
-        return self.seeds.stack([zero_sums() for _ in self.members])
+        return self.walk.place_sums(self.seeds.stack([zero_sums() for _ in self.members]))
 
     def next_stop(self, step: int) -> int:
         """Return the step before which the host looks again, by the speed of this process."""

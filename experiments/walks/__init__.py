@@ -28,6 +28,9 @@ class Walk(Protocol):
     def place(self, state: TrainState) -> TrainState:
         """Put a state where the steps run."""
 
+    def place_sums(self, sums: PyTree) -> PyTree:
+        """Put sums of metrics where the steps run."""
+
     def advance(self, state: TrainState, sums: PyTree, stop: int) -> tuple[TrainState, PyTree]:
         """Train to just before step `stop`; return the state and the sums of the metrics."""
 

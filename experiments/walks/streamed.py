@@ -61,6 +61,10 @@ class StreamedWalk:
         core, whole = split_superposition(state)
         return join_superposition(self._steps.place(core), whole)
 
+    def place_sums(self, sums: PyTree) -> PyTree:
+        """Put sums of metrics on the devices of the steps, which would else compile twice."""
+        return self._steps.place(sums)
+
     def advance(self, state: TrainState, sums: PyTree, stop: int) -> tuple[TrainState, PyTree]:
         """Train to just before step `stop`."""
         core, whole = split_superposition(state)
