@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from experiments.checkpoints import Checkpoints, check_config
 from experiments.command_line import CONFIGS, define_config, run_command
 from experiments.compilation_cache import enable_compilation_cache
+from experiments.determinism import use_deterministic_ops
 from experiments.errors import ConfigError, DivergedError, OutOfStepError
 from experiments.files import SEED_PLACE
 from experiments.summary import is_finished
@@ -101,6 +102,8 @@ def main() -> None:
     """Train the seeds that the flags name."""
     given = flags.FLAGS
     members = make_members(given.config, given.seeds, given.workdir)
+    if given.config.deterministic:
+        use_deterministic_ops()
     enable_compilation_cache(given.config.runtime.compilation_cache)
     train_seeds(members)
 
