@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.configs import common
 from experiments.metrics import MetricWriter
 from experiments.plots import plot_run
 from experiments.summary import write_summary
@@ -15,12 +16,6 @@ from supjax.plan import CyclePlan
 from supjax.ticket_io import save_ticket
 from supjax.types import Ticket
 
-OPTIMIZER = {
-    "learning_rate": 0.1,
-    "milestones": [0.5, 0.75],
-    "decay_factor": 0.1,
-    "warmup_epochs": 0,
-}
 TIME = ["learning_rate.png", "accuracy.png"]
 MASKS = ["layer_density.png", "mask_overlap.png"]
 
@@ -90,7 +85,7 @@ def make_run(workdir, plan, steps_per_epoch, layers=6, log_every=1, eval_every=1
     if plan.num_cycles:
         networks.append(network("ensemble", "ensemble", plan.total_steps, best + 0.007))
     phases = {**plan._asdict(), "steps_per_epoch": steps_per_epoch}
-    config = {"optimizer": OPTIMIZER, "sup_tickets": {"low": 0.001, "high": 0.005}}
+    config = common.base().to_dict()
     write_summary(workdir, {"networks": networks, "plan": phases, "config": config})
     return workdir
 

@@ -8,6 +8,7 @@ import numpy as np
 
 import supjax
 from experiments.build import Parts
+from experiments.data.feeding import prefetch_to_device
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch, Shard
 from experiments.walks.seed_axis import SeedAxis
@@ -25,8 +26,8 @@ from supjax.types import PyTree
 class StreamedWalk:
     """Batches from the host, each process its share, one step a dispatch.
 
-    JAX dispatches asynchronously: while the devices work on one step, the host hands them the
-    batch of the next one and its threads decode those after it.
+    JAX dispatches asynchronously: while the devices work on one step, the batches of the next ones
+    are on their way to them, and the host's threads decode those after.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class StreamedWalk:
         self._batch_size = batch_size
         self._seed = seed
         self._workers = workers
-        self._devices = devices
-        self._split = devices * jax.process_count() > 1
-        axis = 0 if self._split else None
+        split = devices * jax.process_count() > 1
+        self._devices = jax.local_devices()[:devices] if split else None
+        axis = 0 if split else None
         seeds = SeedAxis([seed])
         self._steps = Steps(parts, self._train_batch, self._eval_batch, devices, axis, seeds)
         self._process = Shard(jax.process_index(), jax.process_count())
@@ -88,7 +89,8 @@ class StreamedWalk:
             split, self._batch_size, shard=self._process, num_threads=self._workers
         )
         return mean_scores(
-            self._steps.scoring(tickets, self._to_devices(batch)) for batch in batches
+            self._steps.scoring(tickets, batch)
+            for batch in prefetch_to_device(batches, devices=self._devices)
         )
 
     def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
@@ -104,18 +106,16 @@ class StreamedWalk:
     def _batch(self, step: int) -> Any:
         """Return this process's share of a step's batch; in order without a gap, or anew."""
         if self._batches is None or step != self._next_step:
-            self._batches = self._dataset.train_batches(
+            batches = self._dataset.train_batches(
                 self._seed,
                 self._batch_size,
                 start_step=step,
                 shard=self._process,
                 num_threads=self._workers,
             )
+            self._batches = prefetch_to_device(batches, devices=self._devices)
         self._next_step = step + 1
-        return self._to_devices(next(self._batches))
-
-    def _to_devices(self, batch: Batch) -> Any:
-        return supjax.split_batch(batch, self._devices) if self._split else batch
+        return next(self._batches)
 
     def _train_batch(self, data: Batch, step: jax.Array, shard: Shard) -> Batch:
         del step, shard  # the batch is this device's share already
