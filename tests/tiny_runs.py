@@ -12,14 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.configs import digits
-from experiments.metrics import read_metrics
 from experiments.train import train_and_evaluate
 
 STEPS_PER_EPOCH = 8
 NORMAL_STEPS, TOTAL_STEPS = 16, 32
 TOPOLOGY_STEPS = (4, 9, 14)
 FILES = ("pretrained", "ticket_1", "superposed_1", "ticket_2", "superposed_2")
-TIMES = ("images_per_second", "wall_seconds")
 
 SMALLER = {"model.name": "lenet_300_100", "model.width": 0.1}
 """Three dense layers without batch norm: a network whose steps compile fast."""
@@ -60,31 +58,6 @@ def run_tiny(workdir: Path, fields: dict[str, Any] | None = None) -> dict[str, A
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def outcome(workdir: Path) -> dict[str, Any]:
-    """All that a run leaves behind, but for times: bytes of files, metrics, its last state."""
-    left: dict[str, Any] = {
-        str(path.relative_to(workdir)): path.read_bytes()
-        for path in [workdir / "result.npz", *sorted((workdir / "tickets").iterdir())]
-    }
-    left["metrics"] = [without_times(row) for row in read_metrics(workdir)]
-    left["summary"] = without_times(read_json(workdir / "summary.json"))
-    return left | last_state(workdir)
-
-
-def last_state(workdir: Path) -> dict[str, Any]:
-    """The arrays of the newest checkpoint, byte for byte."""
-    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-    with np.load(workdir / "checkpoints" / str(max(steps)) / "state.npz") as archive:
-        arrays = dict(archive)
-    manifest = json.loads(arrays.pop("manifest").tobytes())
-    del manifest["info"]["clock"]
-    return {name: array.tobytes() for name, array in arrays.items()} | {"manifest": manifest}
-
-
-def without_times(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in TIMES}
 
 
 def same_masks(first: Any, second: Any) -> bool:

@@ -13,13 +13,14 @@ from tiny_runs import (
     TOPOLOGY_STEPS,
     TOTAL_STEPS,
     numbers,
-    outcome,
     run_tiny,
     tiny_config,
 )
 
+from benchmarks.fault_drill import fingerprints
 from experiments import train
 from experiments.checkpoints import CheckpointError
+from experiments.data.checks import CorruptImageError
 from experiments.errors import DivergedError, InterruptedRunError, RunError
 from experiments.metrics import read_metrics
 
@@ -52,10 +53,7 @@ def test_a_run_stopped_in_every_phase_ends_bit_for_bit_like_one_that_was_not(
         assert not (workdir / "summary.json").exists()
     run_tiny(workdir)
     assert f"continuing at step {TOTAL_STEPS} of {TOTAL_STEPS}" in capsys.readouterr().err
-    expected, found = outcome(finished.workdir), outcome(workdir)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert found[name] == expected[name], name
+    assert fingerprints(workdir) == fingerprints(finished.workdir)
 
 
 def test_a_finished_run_only_reports_again(finished, tmp_path, monkeypatch):
@@ -65,7 +63,7 @@ def test_a_finished_run_only_reports_again(finished, tmp_path, monkeypatch):
         (workdir / name).unlink()
     monkeypatch.setattr(train.Run, "dispatch", lambda *args: pytest.fail("it trains again"))
     run_tiny(workdir)
-    assert outcome(workdir) == outcome(finished.workdir)
+    assert fingerprints(workdir) == fingerprints(finished.workdir)
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
     assert f"skipped the checkpoint of step {newest}: " in told
     assert f"continuing at step {before} of {TOTAL_STEPS}" in told
     shutil.rmtree(unfinished / "checkpoints" / f"{newest}.damaged")
-    assert outcome(unfinished) == outcome(finished.workdir)
+    assert fingerprints(unfinished) == fingerprints(finished.workdir)
 
 
 def test_a_folder_of_another_config_is_refused_with_every_field_that_differs(finished):
@@ -116,7 +114,9 @@ def test_how_a_run_is_executed_may_change_when_it_continues(finished, stop_at, t
     assert steps_with_checkpoints(tmp_path) == [19, 21]
     run_tiny(tmp_path, {"runtime.keep_checkpoints": 1})
     assert steps_with_checkpoints(tmp_path) == [TOTAL_STEPS]
-    assert outcome(tmp_path)["metrics"] == outcome(finished.workdir)["metrics"]
+    found, expected = fingerprints(tmp_path), fingerprints(finished.workdir)
+    assert found["metrics.jsonl"] == expected["metrics.jsonl"]
+    assert found["leaves/params/conv1/kernel"] == expected["leaves/params/conv1/kernel"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,16 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
         assert int(told[2]) >= max(kept, default=0)
         assert steps_with_checkpoints(tmp_path) == kept
     assert all(np.isfinite(numbers(row)).all() for row in read_metrics(tmp_path))
+
+
+def test_an_image_that_cannot_be_decoded_ends_the_run_with_what_to_do(tmp_path, monkeypatch):
+    def corrupt(*args):
+        raise CorruptImageError("imagenet2012 train example 7 is corrupt: cut short")
+
+    monkeypatch.setattr(train.Run, "dispatch", corrupt)
+    with pytest.raises(RunError, match=r"example 7 is corrupt.*corrupt_images=skip") as stopped:
+        run_tiny(tmp_path)
+    assert "\n" not in str(stopped.value)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
