@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from supjax.bits import pack_masks, unpack_masks
 from supjax.checks import check_key, check_trainer
 from supjax.masked_update import masked_update
 from supjax.masks import apply_masks
-from supjax.types import Masks, Params, PyTree, TopologyState, TopologyTransform
+from supjax.types import Params, PyTree, TopologyState, TopologyTransform
 
 
 class SparsifyState(NamedTuple):
@@ -19,8 +20,9 @@ class SparsifyState(NamedTuple):
     Attributes:
       inner: the wrapped optimizer's state.
       topology: the method's state, with the current masks.
-      live: masks of the weights that the last update moved. A weight grown by it is in
-        `topology.masks` already, but still zero; it goes live with the next step.
+      live: masks of the weights that the last update moved, as bits (see `supjax.bits`). A
+        weight grown by it is in `topology.masks` already, but still zero; it goes live with the
+        next step.
       step: updates so far, shape (), int32.
       key: typed key.
 
@@ -30,7 +32,7 @@ class SparsifyState(NamedTuple):
 
     inner: PyTree
     topology: TopologyState
-    live: Masks
+    live: PyTree
     step: jax.Array
     key: jax.Array
 
@@ -83,8 +85,7 @@ def sparsify(
         first, rest = jax.random.split(key)
         state = topology.init(first, params)
         inner = tx.init(apply_masks(params, state.masks))
-        live = jax.tree.map(jnp.copy, state.masks)
-        return SparsifyState(inner, state, live, jnp.zeros((), jnp.int32), rest)
+        return SparsifyState(inner, state, pack_masks(state.masks), jnp.zeros((), jnp.int32), rest)
 
     def update_fn(
         updates: Params, state: SparsifyState, params: Params | None = None, **extra_args: Any
@@ -95,15 +96,16 @@ def sparsify(
         if topology.observe is not None:
             before = topology.observe(grads, before)
 
-        def move(before: TopologyState) -> tuple[TopologyState, Masks]:
+        def move(before: TopologyState) -> tuple[TopologyState, PyTree]:
             steps, _ = masked_update(tx, grads, state.inner, params, before.masks, **extra_args)
             moved = optax.apply_updates(params, steps)
             key = jax.random.fold_in(state.key, state.step)
             after = topology.update(key, grads, before, moved, state.step)
-            return after, jax.tree.map(jnp.logical_and, before.masks, after.masks)
+            kept = jax.tree.map(jnp.logical_and, before.masks, after.masks)
+            return after, pack_masks(kept)
 
-        def settle(before: TopologyState) -> tuple[TopologyState, Masks]:
-            return before, before.masks
+        def settle(before: TopologyState) -> tuple[TopologyState, PyTree]:
+            return before, pack_masks(before.masks)
 
         due = jnp.asarray(topology.due(state.step))
         grown = jnp.asarray(topology.due(state.step - 1))
@@ -112,7 +114,8 @@ def sparsify(
             lambda carry: jax.lax.cond(due, move, settle, carry[0]),
             (before, state.live),
         )
-        steps, inner = masked_update(tx, grads, state.inner, params, live, **extra_args)
+        masks = unpack_masks(params, live)
+        steps, inner = masked_update(tx, grads, state.inner, params, masks, **extra_args)
         return steps, SparsifyState(inner, after, live, state.step + 1, state.key)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
