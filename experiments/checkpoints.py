@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from experiments.checkpoint_format import MismatchError, pack, unpack
 from experiments.errors import RunError
-from experiments.files import write_text
+from experiments.files import CONFIG_FILE, write_text
 from experiments.npz_handler import NpzHandler, NpzRestore, NpzSave
 from supjax.training import TrainState
 
@@ -205,7 +205,7 @@ def check_config(workdir: str | Path, config: dict[str, Any]) -> None:
     experiments.checkpoints.CheckpointError: ... belongs to another config:
     optimizer.momentum: 0.9 in the workdir, 0.8 given
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / CONFIG_FILE
     given = json.loads(json.dumps(config))
     try:
         if not path.exists():

@@ -1,8 +1,16 @@
-"""Small text files that are either the old ones or the new ones, never half of each."""
+"""Text files that are either the old or the new ones, never half of each; one user of a folder."""
 
 import contextlib
+import errno
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from experiments.errors import RunError
+
+CONFIG_FILE = "config.json"
+"""What the folder of a run belongs to."""
 
 SEED_PLACE = "{seed}"
 """Stands for the seed in the name of a folder that is given for several runs."""
@@ -34,3 +42,24 @@ def write_text(path: Path, text: str) -> Path:
             temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
     return path
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Holds a file of a folder for this process; the claim ends with the process at the latest.
+
+    Args:
+      path: an existing file, which stays as it is.
+
+    Raises:
+      RunError: if another process holds it. File systems without locks are not guarded.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path.parent} is in use by another process") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield

@@ -12,6 +12,7 @@ import supjax
 from experiments.build import build, open_dataset
 from experiments.configs.common import restored
 from experiments.errors import RunError
+from experiments.files import CONFIG_FILE
 from experiments.finish import image_flops
 from experiments.summary import read_summary
 from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
@@ -117,7 +118,7 @@ def _summary(workdir: Path) -> dict[str, Any]:
     try:
         return read_summary(workdir)
     except FileNotFoundError as error:
-        if (workdir / "config.json").exists():
+        if (workdir / CONFIG_FILE).exists():
             what = "the run is not finished; the command that started it continues it"
         else:
             what = "no run in this folder; python -m experiments.main makes one"

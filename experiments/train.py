@@ -19,6 +19,7 @@ from experiments.checkpoints import Checkpoints, check_config
 from experiments.clock import Clock
 from experiments.data.checks import CorruptImageError
 from experiments.errors import DivergedError, InterruptedRunError, OutOfStepError, RunError
+from experiments.files import CONFIG_FILE, claimed
 from experiments.finish import finish_run
 from experiments.initial import make_initial_state
 from experiments.metrics import MetricWriter
@@ -77,7 +78,8 @@ def train_together(members: Sequence[Member]) -> list[dict[str, Any]]:
     devices = check_devices(config, jax.process_count(), jax.local_device_count())
     try:
         run = Run(members, devices)
-        return finish_run(run, run.train())
+        with run.claims:
+            return finish_run(run, run.train())
     except OSError as error:
         raise RunError(f"{error.strerror or error}: {error.filename or workdir}") from error
     except CorruptImageError as error:
@@ -108,9 +110,11 @@ class Run:
             eval_every=config.eval_every_epochs * self.steps_per_epoch,
             log_every=max(self.steps_per_epoch // config.logs_per_epoch, 1),
         )
+        self.claims = ExitStack()
         if self.primary:
             for member in members:
                 check_config(member.workdir, member.config.to_dict())
+                self.claims.enter_context(claimed(member.workdir / CONFIG_FILE))
                 clear_unfinished(member.workdir)
         keep = config.runtime.keep_checkpoints
         self.checkpoints = [

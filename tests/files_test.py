@@ -1,11 +1,14 @@
 """Text files that are never half written."""
 
+import errno
+import fcntl
 import os
 import resource
 
 import pytest
 
-from experiments.files import write_text
+from experiments.errors import RunError
+from experiments.files import claimed, write_text
 
 
 def test_a_file_is_replaced_in_one_piece(tmp_path, monkeypatch):
@@ -48,3 +51,25 @@ def test_a_name_that_is_taken_is_named(tmp_path):
     with pytest.raises(IsADirectoryError, match="/file'"):
         write_text(tmp_path / "file", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_has_one_user_at_a_time(tmp_path):
+    path = write_text(tmp_path / "run" / "config.json", "{}")
+    refused = pytest.raises(RunError, match="run is in use by another process")
+    with claimed(path), refused, claimed(path):
+        pass
+    with claimed(path):
+        assert path.read_text() == "{}"
+
+
+def test_a_file_system_without_locks_is_not_guarded(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "config.json", "{}")
+
+    def unsupported(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    entered = []
+    with claimed(path):
+        entered.append(path)
+    assert entered == [path]
