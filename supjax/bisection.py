@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supjax.counting import count_true
+
 Leaf = tuple[jax.Array, jax.Array | None]
 """Scores and where they are eligible; None means everywhere."""
 
@@ -25,7 +27,6 @@ MAX_SIZE = 2**31 - 1
 """Most scores that can be compared: counts and indices are int32."""
 
 _DIGIT_BITS = 7  # a byte holds 128 places inside the bracket, one below and one above it
-_FOLD = 8  # slices added up before a reduction, see `_folded_count`
 _LANES = 64  # every slice is a multiple of this long
 _MIN_PIECES = 9  # XLA's CPU backend fuses a shorter concatenation into a slow scalar loop
 
@@ -63,7 +64,7 @@ def select(leaves: list[Leaf], k: jax.Array) -> list[jax.Array]:
         return (shown > threshold) | ((shown == threshold) & (index < size - late))
 
     late, _ = _largest_reaching(
-        lambda late: _count(selected(late)), k, reached, size.bit_length(), jnp.int32
+        lambda late: count_true(selected(late)), k, reached, size.bit_length(), jnp.int32
     )
     ends = np.cumsum([scores.size for scores, _ in leaves])
     masks = [
@@ -104,7 +105,7 @@ def _narrow(flat: list[Leaf], k: jax.Array, size: int) -> tuple[jax.Array, jax.A
 
         codes = _map_flat(code, leaves)
         digit, reached = _largest_reaching(
-            lambda digit: _count(codes > digit.astype(jnp.uint8)),
+            lambda digit: count_true(codes > digit.astype(jnp.uint8)),
             k,
             reached,
             _DIGIT_BITS,
@@ -188,24 +189,3 @@ def _largest_reaching(
         (jnp.asarray(1 << (bits - 1), dtype), jnp.zeros((), dtype), reached),
     )
     return value, reached
-
-
-def _count(mask: jax.Array) -> jax.Array:
-    """Number of ones."""
-    return jax.lax.platform_dependent(mask, cpu=_folded_count, default=_plain_count)
-
-
-def _plain_count(mask: jax.Array) -> jax.Array:
-    return jnp.sum(mask, dtype=jnp.int32)
-
-
-def _folded_count(mask: jax.Array) -> jax.Array:
-    """Number of ones, about ten times faster on CPU.
-
-    XLA vectorizes a sum of slices there and splits it over threads; a reduction it does not.
-    """
-    length = mask.size // (_FOLD * _LANES) * _LANES
-    folded = jnp.zeros(length, jnp.int32)
-    for i in range(_FOLD):
-        folded += mask[i * length : (i + 1) * length]
-    return _plain_count(folded) + _plain_count(mask[_FOLD * length :])

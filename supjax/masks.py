@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from supjax.counting import count_true
 from supjax.types import LeafFilter, Masks, Params, PyTree
 
 
@@ -209,7 +210,7 @@ def count_active(masks_or_params: PyTree) -> Any:
     >>> count_active({"bias": None, "kernel": jnp.array([[True, False, True]])})
     2
     """
-    return _total([jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(as_masks(masks_or_params))])
+    return _total([count_true(m) for m in jax.tree.leaves(as_masks(masks_or_params))])
 
 
 def count_maskable(masks_or_params: PyTree) -> int:
@@ -265,7 +266,7 @@ def _both(f: Callable[[Any, Any], Any], first: PyTree, second: PyTree) -> Any:
         if shapes[0] != shapes[1]:
             raise ValueError(f"masks at {path!r} have shapes {shapes[0]} and {shapes[1]}")
         if a is not None:
-            counts.append(jnp.sum(f(a, b), dtype=jnp.int32))
+            counts.append(count_true(f(a, b)))
     return _total(counts)
 
 

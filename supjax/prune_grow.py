@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from supjax.allocation import ceil_share
+from supjax.counting import count_true
 from supjax.masks import check_masks, is_none, leaf_key, path_str
 from supjax.selection import global_top_k_masks, top_k_mask
 from supjax.types import Masks, Params, PyTree, Scalar
@@ -48,7 +49,7 @@ def active_counts(masks: Masks) -> jax.Array:
     >>> active_counts({"a": None, "b": jnp.array([True, False])}).tolist()
     [1]
     """
-    return jnp.stack([jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(masks)])
+    return jnp.stack([count_true(m) for m in jax.tree.leaves(masks)])
 
 
 def layer_sizes(masks: Masks) -> jax.Array:

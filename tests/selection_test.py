@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from supjax import bisection
+from supjax import bisection, counting
 from supjax.selection import global_top_k_masks, top_k_mask
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
@@ -240,7 +240,7 @@ def test_float64_scores():
 def test_both_ways_of_counting_agree(size):
     mask = jnp.asarray(np.random.default_rng(size).random(size) < 0.3)
     expected = int(np.asarray(mask).sum())
-    assert bisection._folded_count(mask) == bisection._plain_count(mask) == expected
+    assert counting._folded_count(mask) == counting._plain_count(mask) == expected
 
 
 def test_no_sort_no_callback_and_less_memory_than_the_scores():
