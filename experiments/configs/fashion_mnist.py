@@ -20,10 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.epochs = 20
     config.topology.update_every = 200
     config.topology.ramp_epochs = (0, 7)
-    config.optimizer.learning_rate = 0.05
-    config.sup_tickets.update(
-        {"cycle_fraction": 0.3, "cycle_epochs": 2, "low": 5e-4, "high": 2.5e-3}
-    )
+    config.sup_tickets.update({"cycle_fraction": 0.3, "cycle_epochs": 2})
     return common.finish(config, arg, runlocal)
 
 
