@@ -21,9 +21,34 @@ def added_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> i
     Returns:
       Bytes; the call's result is among them.
     """
+    return _in_new_process(_added_bytes_here, prepare, arguments)
+
+
+def peak_device_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int | None:
+    """Peak memory of the first device in a process that does nothing but prepare and call.
+
+    Args:
+      prepare: as of `added_bytes`; what it allocates counts as well.
+      *arguments: of `prepare`.
+
+    Returns:
+      Bytes, or None for a device that does not count them, as a CPU.
+    """
+    return _in_new_process(_peak_device_bytes_here, prepare, arguments)
+
+
+def _in_new_process(measure: Callable[..., Any], *arguments: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_added_bytes_here, prepare, arguments).result()
+        return pool.submit(measure, *arguments).result()
+
+
+def _peak_device_bytes_here(prepare: Callable[..., Callable[[], Any]], arguments: Any) -> Any:
+    device = jax.local_devices()[0]
+    if device.memory_stats() is None:
+        return None
+    jax.block_until_ready(prepare(*arguments)())
+    return device.memory_stats()["peak_bytes_in_use"]
 
 
 def _added_bytes_here(prepare: Callable[..., Callable[[], Any]], arguments: Any) -> int:
