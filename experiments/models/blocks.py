@@ -5,6 +5,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (He et al. 2016, figure 5 left).
@@ -29,10 +31,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the block's activations `(batch, height / stride, width / stride, channels)`."""
         y = self.conv(self.channels, (3, 3), self.stride, padding=1, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.channels, (3, 3), padding=1, name="conv2")(y)
         y = self.norm(name="bn2")(y)
-        return nn.relu(y + _shortcut(self, x, self.channels))
+        return relu(y + _shortcut(self, x, self.channels))
 
 
 class Bottleneck(nn.Module):
@@ -59,12 +61,12 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the activations `(batch, height / stride, width / stride, 4 * channels)`."""
         y = self.conv(self.channels, (1, 1), name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.channels, (3, 3), self.stride, padding=1, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
+        y = relu(self.norm(name="bn2")(y))
         y = self.conv(4 * self.channels, (1, 1), name="conv3")(y)
         y = self.norm(name="bn3")(y)
-        return nn.relu(y + _shortcut(self, x, 4 * self.channels))
+        return relu(y + _shortcut(self, x, 4 * self.channels))
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int) -> jax.Array:

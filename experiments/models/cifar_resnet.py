@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
 from experiments.models.blocks import BasicBlock
 from experiments.models.initializers import kaiming_fan_in
 from experiments.models.layers import Network, dense
@@ -48,7 +49,7 @@ class CifarResNet(Network):
         )
         norm = self.norm(train)
         x = conv(self.scaled(16), (3, 3), padding=1, name="conv")(x)
-        x = nn.relu(norm(name="bn")(x))
+        x = relu(norm(name="bn")(x))
         blocks_per_stage = (self.depth - 2) // 6
         for index in range(3 * blocks_per_stage):
             stage, position = divmod(index, blocks_per_stage)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
 from experiments.models.layers import Network, dense, flatten_channels_first
 
 
@@ -31,6 +32,6 @@ class MLP(Network):
         self.check_images(x)
         x = flatten_channels_first(x)
         for index, units in enumerate(self.hidden, 1):
-            x = nn.relu(dense(x, self.scaled(units), dtype=self.dtype, name=f"fc{index}"))
+            x = relu(dense(x, self.scaled(units), dtype=self.dtype, name=f"fc{index}"))
         last = f"fc{len(self.hidden) + 1}"
         return dense(x, self.num_classes, dtype=self.dtype, name=last).astype("float32")

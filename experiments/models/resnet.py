@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
 from experiments.models.blocks import BasicBlock, Bottleneck
 from experiments.models.initializers import kaiming_fan_in, torch_kernel
 from experiments.models.layers import Network, dense
@@ -54,7 +55,7 @@ class ResNet(Network):
         )
         norm = self.norm(train)
         x = conv(self.scaled(64), (3, 3), padding=1, name="conv1")(x)
-        x = nn.relu(norm(name="bn1")(x))
+        x = relu(norm(name="bn1")(x))
         make_block = functools.partial(self.block, conv=conv, norm=norm)
         x = _stages(x, self.stage_sizes, make_block, self.scaled(64))
         x = dense(x, self.num_classes, use_bias=False, dtype=self.dtype, name="classifier")
@@ -88,7 +89,7 @@ class ImageNetResNet(Network):
         )
         norm = self.norm(train)
         x = conv(self.scaled(64), (7, 7), 2, padding=3, name="conv1")(x)
-        x = nn.relu(norm(name="bn1")(x))
+        x = relu(norm(name="bn1")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         make_block = functools.partial(self.block, conv=conv, norm=norm, shortcut="downsample")
         x = _stages(x, self.stage_sizes, make_block, self.scaled(64))

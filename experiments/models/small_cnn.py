@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
 from experiments.models.initializers import kaiming_fan_in, torch_bias, torch_kernel
 from experiments.models.layers import Network, dense, flatten_channels_first
 
@@ -36,7 +37,7 @@ class DigitsCNN(Network):
                 dtype=self.dtype,
                 name=f"conv{layer}",
             )
-            x = nn.relu(norm(name=f"bn{layer}")(conv(x)))
+            x = relu(norm(name=f"bn{layer}")(conv(x)))
             if layer < 3:
                 x = nn.max_pool(x, (2, 2), (2, 2))
         x = flatten_channels_first(x)
@@ -71,7 +72,7 @@ class LeNet5(Network):
                 dtype=self.dtype,
                 name=name,
             )
-            x = nn.max_pool(nn.relu(conv(x)), (2, 2), (2, 2))
+            x = nn.max_pool(relu(conv(x)), (2, 2), (2, 2))
         x = flatten_channels_first(x)
-        x = nn.relu(dense(x, self.scaled(500), dtype=self.dtype, name="fc3"))
+        x = relu(dense(x, self.scaled(500), dtype=self.dtype, name="fc3"))
         return dense(x, self.num_classes, dtype=self.dtype, name="fc4").astype("float32")

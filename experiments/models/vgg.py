@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
 from experiments.models.initializers import kaiming_fan_out, normal, torch_bias, torch_kernel
 from experiments.models.layers import Network, dense, flatten_channels_first
 
@@ -36,7 +37,7 @@ def _features(
         else:
             bias_init = torch_bias(9 * x.shape[-1])
             layer = conv(channels, (3, 3), padding=1, bias_init=bias_init, name=f"{prefix}_{place}")
-            x = nn.relu(norm(name=f"{prefix}_{place + 1}")(layer(x)))
+            x = relu(norm(name=f"{prefix}_{place + 1}")(layer(x)))
             place += 3
     return x
 
@@ -64,7 +65,7 @@ class VGG16(Network):
         norm = self.norm(train)
         x = flatten_channels_first(_features(x, plan, conv, norm, "features"))
         x = dense(x, self.scaled(512), dtype=self.dtype, name="classifier_0")
-        x = norm(name="classifier_2")(nn.relu(x))
+        x = norm(name="classifier_2")(relu(x))
         x = dense(x, self.num_classes, dtype=self.dtype, name="classifier_3")
         return x.astype("float32")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from experiments.models.activations import relu
 from experiments.models.initializers import kaiming_fan_out, torch_kernel
 from experiments.models.layers import Network
 
@@ -31,11 +32,11 @@ class WideBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the block's activations `(batch, height / stride, width / stride, channels)`."""
-        y = nn.relu(self.norm(name="bn1")(x))
+        y = relu(self.norm(name="bn1")(x))
         if self.stride > 1 or x.shape[-1] != self.channels:
             x = self.conv(self.channels, (1, 1), self.stride, padding=0, name="convShortcut")(y)
         y = self.conv(self.channels, (3, 3), self.stride, padding=1, name="conv1")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
+        y = relu(self.norm(name="bn2")(y))
         return x + self.conv(self.channels, (3, 3), padding=1, name="conv2")(y)
 
 
@@ -89,6 +90,6 @@ class WideResNet(Network):
                     conv, norm, channels, stride, name=f"block{stage + 1}_layer_{index}"
                 )
                 x = block(x)
-        x = nn.relu(norm(name="bn1")(x)).mean((1, 2))
+        x = relu(norm(name="bn1")(x)).mean((1, 2))
         fc = nn.Dense(self.num_classes, kernel_init=torch_kernel, dtype=self.dtype, name="fc")
         return fc(x).astype("float32")
