@@ -1,0 +1,190 @@
+"""A whole epoch with the data on the device, against batches that the host feeds step by step.
+
+    python -m benchmarks.epoch [--toy] [--output runs/benchmarks/epoch.json]
+
+All contenders train the same small network on the same batches, in the same order and not
+augmented, with the run's own sparse training step. The data set is either on the device as uint8
+and every step gathers its batch there (the run's own walk, with a dispatch for every step or one
+for the whole epoch), or in host memory, where NumPy gathers every batch and `jax.device_put` moves
+it: plainly, or two batches ahead of the step as streamed sets are fed. The digits, then synthetic
+images of CIFAR's shape; the networks are narrow, so that feeding shows. No topology step or
+evaluation is timed. About 3 minutes on 2 CPU cores.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.common import Timing, print_table, time_interleaved, write_json
+from experiments.build import Parts, build, open_dataset
+from experiments.configs import digits
+from experiments.data.arrays import ArrayDataset, epoch_permutation
+from experiments.data.feeding import prefetch_to_device
+from experiments.data.types import Augmentation, Batch, Split
+from experiments.initial import make_initial_state
+from experiments.walks.resident import DATA_KEY, ResidentWalk
+from experiments.walks.seed_axis import SeedAxis
+from experiments.walks.steps import Steps, zero_sums
+
+STEPWISE, FUSED = "on the device", "on the device, one dispatch"
+PLAIN, AHEAD = "from the host", "from the host, two ahead"
+SEED = 0
+
+
+def synthetic_cifar(examples: int) -> ArrayDataset:
+    """Random images of CIFAR's shape with random labels."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 10, examples, np.int32)
+    train = Split(generator.integers(0, 256, (examples, 32, 32, 3), np.uint8), labels)
+    return ArrayDataset(
+        name="synthetic",
+        image_shape=(32, 32, 3),
+        num_classes=10,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        sizes={"train": examples, "validation": 0, "test": 0},
+        train=train,
+        validation=train.take(slice(0)),
+        test=train.take(slice(0)),
+        augmentation=Augmentation(),
+    )
+
+
+def workloads(toy: bool) -> dict[str, tuple[Any, ArrayDataset]]:
+    """Config and data set by name; the network is a narrow one."""
+    small = digits.get_config("augment=false,width=0.25")
+    images = digits.get_config("augment=false,model=lenet5,batch_size=128")
+    if toy:
+        small.model.update({"name": "lenet_300_100", "width": 0.05})
+        images.model.update({"name": "lenet_300_100", "width": 0.05})
+    dataset = open_dataset(small)
+    assert isinstance(dataset, ArrayDataset)
+    return {
+        f"digits, {small.model.name}": (small, dataset),
+        f"32 x 32 x 3, {images.model.name}": (images, synthetic_cifar(512 if toy else 20_000)),
+    }
+
+
+class Resident:
+    """Epochs of the run's own walk."""
+
+    def __init__(self, config: Any, dataset: ArrayDataset, parts: Parts, fused: bool) -> None:
+        self._walk = make_walk(config, dataset, parts, fused)
+        self.state = start(config, dataset, parts, self._walk)
+        self._sums, self._done, self._steps = zero_sums(), 0, parts.steps_per_epoch
+
+    def __call__(self) -> Any:
+        """Train one further epoch."""
+        self._done += self._steps
+        self.state, self._sums = self._walk.advance(self.state, self._sums, self._done)
+        return self.state, self._sums
+
+
+class Fed:
+    """The same epochs from host arrays, a batch for every step."""
+
+    def __init__(self, config: Any, dataset: ArrayDataset, parts: Parts, ahead: bool) -> None:
+        self.state = start(config, dataset, parts, make_walk(config, dataset, parts, False))
+        self._dataset, self._ahead = dataset, ahead
+        self._size, self._count = config.batch_size, parts.steps_per_epoch
+        self._key = jax.random.fold_in(jax.random.key(SEED), DATA_KEY)
+        self._order = jax.jit(lambda epoch: epoch_permutation(self._key, epoch, dataset.train.size))
+        self._steps = Steps(parts, self._normalized, self._normalized, 1, None, SeedAxis([SEED]))
+        self._sums, self._epoch = zero_sums(), 0
+
+    def _normalized(self, batch: Batch, *_: Any) -> Batch:
+        return batch._replace(images=self._dataset.normalize(batch.images))
+
+    def _batches(self) -> Iterator[Batch]:
+        order = np.asarray(self._order(self._epoch))
+        weights = np.ones(self._size, np.float32)
+        for step in range(self._count):
+            examples = self._dataset.train.take(order[step * self._size : (step + 1) * self._size])
+            yield Batch(examples.images, examples.labels, weights)
+
+    def __call__(self) -> Any:
+        """Train one further epoch."""
+        batches = self._batches()
+        fed = prefetch_to_device(batches) if self._ahead else map(jax.device_put, batches)
+        for batch in fed:
+            self.state, self._sums = self._steps.one(self.state, self._sums, batch)
+        self._epoch += 1
+        return self.state, self._sums
+
+
+def make_walk(config: Any, dataset: ArrayDataset, parts: Parts, fused: bool) -> ResidentWalk:
+    """The run's walk on one device."""
+    return ResidentWalk(
+        parts,
+        dataset,
+        1,
+        batch_size=config.batch_size,
+        seeds=SeedAxis([SEED]),
+        augment=config.augment,
+        fused=fused,
+    )
+
+
+def start(config: Any, dataset: ArrayDataset, parts: Parts, walk: ResidentWalk) -> Any:
+    """The run's state at step 0."""
+    return walk.place(make_initial_state(config, parts, walk, dataset.image_shape)(SEED, 0))
+
+
+def contenders(config: Any, dataset: ArrayDataset) -> dict[str, Callable[[], Any]]:
+    """Name -> function that trains one further epoch and returns state and sums."""
+    parts = build(config, dataset)
+    return {
+        STEPWISE: Resident(config, dataset, parts, fused=False),
+        FUSED: Resident(config, dataset, parts, fused=True),
+        PLAIN: Fed(config, dataset, parts, ahead=False),
+        AHEAD: Fed(config, dataset, parts, ahead=True),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table and write the JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.epoch")
+    parser.add_argument("--toy", action="store_true", help="tiny networks, to see that it runs")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/epoch.json"))
+    flags = parser.parse_args(arguments)
+    repetitions, budget = (3, 1.0) if flags.toy else (30, 12.0)
+    times: dict[str, dict[str, Timing]] = {}
+    for name, (config, dataset) in workloads(flags.toy).items():
+        print("timing", name, file=sys.stderr)
+        times[name] = time_interleaved(contenders(config, dataset), repetitions, budget)
+    print("Milliseconds an epoch, median (least to most), and what share of the epoch feeding adds")
+    print_table(
+        ["", "", "median", "least to most", "times on the device", "share"],
+        [
+            [
+                workload,
+                contender,
+                f"{1e3 * timing.median:.1f}",
+                f"{1e3 * timing.least:.1f} to {1e3 * timing.most:.1f}",
+                f"{timing.median / taken[STEPWISE].median:.3f}",
+                f"{100 * (1 - taken[STEPWISE].median / timing.median):.1f} %",
+            ]
+            for workload, taken in times.items()
+            for contender, timing in taken.items()
+        ],
+    )
+    ratios = {
+        f"{workload}: {contender} / {STEPWISE}": timing.median / taken[STEPWISE].median
+        for workload, taken in times.items()
+        for contender, timing in taken.items()
+        if contender != STEPWISE
+    }
+    seconds = {
+        workload: {contender: timing._asdict() for contender, timing in taken.items()}
+        for workload, taken in times.items()
+    }
+    write_json(flags.output, {"seconds_an_epoch": seconds, "ratios": ratios})
+
+
+if __name__ == "__main__":
+    main()
