@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types demo clean
+.PHONY: help test lint types demo bench clean
 
 help:
 	@echo 'make demo   set up .venv, train the embedded digits, superpose, show table and plots'
 	@echo 'make test   set up .venv, then lint, types, doctests and the whole test suite'
+	@echo 'make bench  every benchmark and the table of targets: an hour on 2 idle cores'
 	@echo 'make lint   ruff alone;  make types   mypy alone'
 	@echo 'make clean  remove .venv and every cache'
 
@@ -21,6 +22,9 @@ $(VENV)/ready: setup.cfg pyproject.toml
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.main --workdir=runs/digits
 	@echo 'plots are in runs/digits/plots; now try it on your own: README.md'
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
