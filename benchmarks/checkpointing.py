@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=flags.folder) as name:
         print("timing checkpoints", file=sys.stderr)
         folder = Path(name)
-        ways = {
+        ways: dict[str, SparseCheckpoints | DenseCheckpoints] = {
             SPARSE: SparseCheckpoints(
                 folder / "sparse", training_state(params, "rigl", density=1 - SPARSITY)
             ),

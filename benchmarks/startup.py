@@ -147,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         functions, steps = tiny_loops(folder)
         epochs = time_interleaved(functions, *((3, 1.0) if flags.toy else (200, 10.0)))
     times = {
-        name: Timing(*(value / steps for value in timing[:3]), timing.repetitions)
-        for name, timing in epochs.items()
+        name: Timing(t.median / steps, t.least / steps, t.most / steps, t.repetitions)
+        for name, t in epochs.items()
     }
     middle = {
         name: {
