@@ -194,10 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in rows
         ],
     )
-    write_json(
-        flags.output,
-        {"ratios": ratios_of(rows), "inputs": inputs, "rows": rows, "peak_device_bytes": peaks},
-    )
+    spreads = {
+        f"{row['network']}, {row['step']}, {method}": (row["ratio_lower"], row["ratio_upper"])
+        for row in rows
+        for method in row["methods"]
+    }
+    results = {"inputs": inputs, "rows": rows, "peak_device_bytes": peaks}
+    write_json(flags.output, {"ratios": ratios_of(rows), "spreads": spreads, **results})
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def test_train_step_benchmark_prints_and_writes(tmp_path, capsys):
         for method in row["methods"]:
             name = f"{row['network']}, {row['step']}, {method}"
             assert written["ratios"][name] == row["ratio"]
+            assert written["spreads"][name] == [row["ratio_lower"], row["ratio_upper"]]
     assert sorted(measured[train_step.REGULAR]) == sorted(METHODS)
     assert sorted(measured[train_step.TOPOLOGY]) == sorted(PERIODIC)
     assert "| ratio |" in capsys.readouterr().out
