@@ -40,6 +40,32 @@ TARGETS = (
         1.5,
     ),
     Target("masks / params, bytes", "train_step", r".*, masks over params", 0.25),
+    Target(
+        "superpose of 4 tickets / copying their weights",
+        "superposition",
+        r"4 tickets at .*, times a jnp copy",
+        4.0,
+    ),
+    Target(
+        "ticket file at 95 % / dense weights, bytes",
+        "checkpointing",
+        r"ticket at 95 %, bytes: save_ticket / dense float32",
+        0.12,
+    ),
+    Target(
+        "JaxPruner's mask update / ours, 25.5 M weights",
+        "peers",
+        r"mask update, \w+: jaxpruner / supjax",
+        20.0,
+        at_least=True,
+    ),
+    Target(
+        "reference PyTorch step / ours, ResNet-32",
+        "peers",
+        r"training step, resnet32, batch 128: pytorch / supjax",
+        1.0,
+        at_least=True,
+    ),
 )
 
 
