@@ -66,6 +66,15 @@ def _seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def ratio_spread(first: Timing, second: Timing) -> list[float]:
+    """Ratios of the fastest calls and of the slowest ones, the smaller first.
+
+    >>> ratio_spread(Timing(2.0, 1.0, 4.0, 3), Timing(1.0, 0.5, 4.0, 3))
+    [1.0, 2.0]
+    """
+    return sorted((first.least / second.least, first.most / second.most))
+
+
 def environment() -> dict[str, Any]:
     """Hardware, versions and date, to stand beside every figure."""
     device = jax.devices()[0]

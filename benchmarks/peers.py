@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import peer_jaxpruner as pruning
 from benchmarks.cifar_network import Network, superposition, superposition_of_files
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
+from benchmarks.common import Timing, print_table, ratio_spread, time_interleaved, write_json
 from benchmarks.peer_path import VARIABLE, add_peer_paths, load_jaxpruner, load_reference
 from benchmarks.peer_reference import PeerNetwork
 
@@ -135,7 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case: {name: timing._asdict() for name, timing in taken.items()}
         for case, taken in times.items()
     }
-    write_json(flags.output, {"seconds": seconds, "ratios": ratios})
+    spreads = {
+        f"{case}: {peer} / {OURS}": ratio_spread(taken[peer], taken[OURS])
+        for case, taken in times.items()
+        for peer in (pruning.PEER, PYTORCH)
+        if peer in taken
+    }
+    write_json(flags.output, {"seconds": seconds, "ratios": ratios, "spreads": spreads})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import supjax
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
+from benchmarks.common import Timing, print_table, ratio_spread, time_interleaved, write_json
 from benchmarks.memory import added_bytes
 from benchmarks.shapes import resnet50_kernels
 from supjax.averaging import running_mean
@@ -109,6 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for case, taken in times.items()
         for copy in (NUMPY_COPY, JNP_COPY)
     }
+    spreads = {
+        f"{case}, times a {copy}": ratio_spread(taken[OURS], taken[copy])
+        for case, taken in times.items()
+        for copy in (NUMPY_COPY, JNP_COPY)
+    }
     print("Milliseconds, median (least to most), and times the copies")
     print_table(
         ["", OURS, NUMPY_COPY, JNP_COPY, f"times {NUMPY_COPY}", f"times {JNP_COPY}"],
@@ -139,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "seconds_of_a_fold": {name: timing._asdict() for name, timing in part_times.items()},
             "added_bytes": memory,
             "ratios": ratios,
+            "spreads": spreads,
         },
     )
 

@@ -15,6 +15,7 @@ def test_superposition_benchmark_prints_and_writes(tmp_path, capsys):
         for copy in (superposition.NUMPY_COPY, superposition.JNP_COPY):
             expected = taken[superposition.OURS]["median"] / taken[copy]["median"]
             assert written["ratios"][f"{case}, times a {copy}"] == pytest.approx(expected)
+    assert written["spreads"].keys() == written["ratios"].keys()
     assert written["seconds_of_a_fold"]["selection"]["median"] > 0
     assert written["added_bytes"]["2"] >= 0
     assert capsys.readouterr().out.count("| 4 tickets at") == 2
