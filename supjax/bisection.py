@@ -1,12 +1,12 @@
 """The k largest scores by bisection, without a sort.
 
 A score's bit pattern becomes an unsigned integer that orders like the score, and the k-th largest
-of these keys is found by bisection. Every pass over the data counts the keys that reach a pivot;
-to keep passes cheap they do not run over the keys but over one byte a score, which says where in
-the current bracket of keys the score lies. Five brackets, each 128 times narrower than the one
-before, pin down a 32-bit key. Scores that tie at the last one are cut off by index, found by the
-same bisection. All of it is integer arithmetic: XLA flushes denormals in float arithmetic, and
-float counts go wrong above 2^24 elements.
+of these keys is found by bisection, with pivots guessed from the counts so far. Every pass over the
+data counts the keys that reach a pivot; to keep passes cheap they do not run over the keys but over
+one byte a score, which says where in the current bracket of keys the score lies. Five brackets,
+each 128 times narrower than the one before, pin down a 32-bit key. Scores that tie at the last one
+are cut off by index, found by the same bisection. All of it is integer arithmetic, guesses apart:
+XLA flushes denormals in float arithmetic, and float counts go wrong above 2^24 elements.
 """
 
 import itertools
@@ -28,6 +28,7 @@ MAX_SIZE = 2**31 - 1
 
 _DIGIT_BITS = 7  # a byte holds 128 places inside the bracket, one below and one above it
 _LANES = 64  # every slice is a multiple of this long
+_GUESSES = 4  # then halves: counts that grow in jumps make bad guesses
 _MIN_PIECES = 9  # XLA's CPU backend fuses a shorter concatenation into a slow scalar loop
 
 
@@ -54,17 +55,17 @@ def select(leaves: list[Leaf], k: jax.Array) -> list[jax.Array]:
     ]
     size = sum(scores.size for scores, _ in flat)
     k = jnp.clip(k, 0, min(size, jnp.iinfo(k.dtype).max)).astype(jnp.int32)
-    codes, threshold, reached = _narrow(flat, k, size)
+    codes, threshold, reached, beyond = _narrow(flat, k, size)
 
     def selected(late: jax.Array) -> jax.Array:
         """All codes above the threshold, and those at it unless among the last `late` ones."""
         # The barrier keeps XLA from storing the index array outside of the loop.
         late, shown = jax.lax.optimization_barrier((late, codes))
-        index = jax.lax.iota(jnp.int32, size)
+        index = jax.lax.iota(jnp.uint32, size)
         return (shown > threshold) | ((shown == threshold) & (index < size - late))
 
-    late, _ = _largest_reaching(
-        lambda late: count_true(selected(late)), k, reached, size.bit_length(), jnp.int32
+    late, _, _ = _largest_reaching(
+        lambda late: count_true(selected(late)), k, jnp.uint32(size + 1), reached, beyond
     )
     ends = np.cumsum([scores.size for scores, _ in leaves])
     masks = [
@@ -82,21 +83,25 @@ def _widened(scores: jax.Array) -> jax.Array:
     return scores.astype(jnp.bfloat16) if scores.dtype.itemsize == 1 else scores
 
 
-def _narrow(flat: list[Leaf], k: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _narrow(
+    flat: list[Leaf], k: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Codes that order all scores around the k-th largest one, and the code of that one.
 
     Returns:
-      One byte a score; the largest code that at least k scores reach; how many reach it. A tie at
-      that code is a tie of the scores, unless exactly k scores reach it.
+      One byte a score; the largest code that at least k scores reach; how many reach it; how many
+      reach the next one. A tie at that code is a tie of the scores, unless exactly k scores reach
+      it.
     """
     bits = 8 * flat[0][0].dtype.itemsize
     unsigned = jnp.dtype(f"uint{bits}")
 
     def narrow(state: Any) -> Any:
-        level, low, _, _, reached = state
+        level, low, _, _, reached, beyond = state
         # The barrier keeps XLA from storing all keys outside of the loop.
         low, leaves = jax.lax.optimization_barrier((low, flat))
-        shift = jnp.maximum(bits - _DIGIT_BITS * (level + 1), 0).astype(unsigned)
+        width = bits - _DIGIT_BITS * level  # of the bracket, in bits
+        shift = jnp.maximum(width - _DIGIT_BITS, 0).astype(unsigned)
 
         def code(scores: jax.Array, where: jax.Array | None) -> jax.Array:
             key = _order_keys(scores, where)
@@ -104,14 +109,15 @@ def _narrow(flat: list[Leaf], k: jax.Array, size: int) -> tuple[jax.Array, jax.A
             return jnp.where(key < low, 0, place + 1).astype(jnp.uint8)
 
         codes = _map_flat(code, leaves)
-        digit, reached = _largest_reaching(
+        digit, reached, beyond = _largest_reaching(
             lambda digit: count_true(codes > digit.astype(jnp.uint8)),
             k,
+            jnp.ones((), unsigned) << (width.astype(unsigned) - shift),
             reached,
-            _DIGIT_BITS,
-            unsigned,
+            beyond,
+            guesses=jnp.where(level > 0, _GUESSES, 0),  # the first bracket holds all exponents
         )
-        return level + 1, low + (digit << shift), codes, digit + 1, reached
+        return level + 1, low + (digit << shift), codes, digit + 1, reached, beyond
 
     state = (
         jnp.int32(0),
@@ -119,12 +125,13 @@ def _narrow(flat: list[Leaf], k: jax.Array, size: int) -> tuple[jax.Array, jax.A
         jnp.zeros(size, jnp.uint8),
         jnp.zeros((), unsigned),
         jnp.int32(size),
+        jnp.int32(0),
     )
     levels = math.ceil(bits / _DIGIT_BITS)
-    _, _, codes, threshold, reached = jax.lax.while_loop(
-        lambda state: (state[0] < levels) & (state[-1] > k), narrow, state
+    _, _, codes, threshold, reached, beyond = jax.lax.while_loop(
+        lambda state: (state[0] < levels) & (state[-2] > k), narrow, state
     )
-    return codes, threshold.astype(jnp.uint8), reached
+    return codes, threshold.astype(jnp.uint8), reached, beyond
 
 
 def _order_keys(scores: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -161,31 +168,47 @@ def _map_flat(function: Callable[..., jax.Array], leaves: list[Leaf]) -> jax.Arr
 
 
 def _largest_reaching(
-    count: Callable[[jax.Array], jax.Array], k: jax.Array, reached: jax.Array, bits: int, dtype: Any
-) -> tuple[jax.Array, jax.Array]:
-    """The largest value of so many bits with `count(value) >= k`, or a smaller one that meets k.
+    count: Callable[[jax.Array], jax.Array],
+    k: jax.Array,
+    limit: jax.Array,
+    reached: jax.Array,
+    beyond: jax.Array,
+    guesses: int | jax.Array = _GUESSES,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The largest value below a limit with `count(value) >= k`, or a smaller one that meets k.
 
     Args:
       count: non-increasing function of the value.
       k: the count to reach; 0 itself is taken to reach it.
+      limit: unsigned; taken not to reach it.
       reached: `count(0)`.
-      bits: width of the value; a static int.
-      dtype: integer type of the value.
+      beyond: `count(limit)`.
+      guesses: pivots to place where a straight line between the counts at both ends crosses k;
+        later ones halve the interval.
 
     Returns:
-      The value and its count.
+      The value, its count, and the count of the next value (unless the value meets k).
     """
 
     def refine(state: Any) -> Any:
-        bit, value, reached = state
-        pivot = value | bit
+        turn, value, limit, reached, beyond = state
+        width = limit - value
+        share = (reached - k).astype(jnp.float32) / (reached - beyond).astype(jnp.float32)
+        guess = (share * width.astype(jnp.float32)).astype(width.dtype)
+        step = jnp.where(turn < guesses, jnp.clip(guess, 1, width - 1), width // 2)
+        pivot = value + step
         counted = count(pivot)
         enough = counted >= k
-        return bit >> 1, jnp.where(enough, pivot, value), jnp.where(enough, counted, reached)
+        return (
+            turn + 1,
+            jnp.where(enough, pivot, value),
+            jnp.where(enough, limit, pivot),
+            jnp.where(enough, counted, reached),
+            jnp.where(enough, beyond, counted),
+        )
 
-    _, value, reached = jax.lax.while_loop(
-        lambda state: (state[0] > 0) & (state[-1] > k),
-        refine,
-        (jnp.asarray(1 << (bits - 1), dtype), jnp.zeros((), dtype), reached),
+    state = (jnp.int32(0), jnp.zeros_like(limit), limit, reached, beyond)
+    _, value, _, reached, beyond = jax.lax.while_loop(
+        lambda state: (state[2] - state[1] > 1) & (state[3] > k), refine, state
     )
-    return value, reached
+    return value, reached, beyond
