@@ -7,7 +7,8 @@ augmented, with the run's own sparse training step. The data set is either on th
 and every step gathers its batch there (the run's own walk, with a dispatch for every step or one
 for the whole epoch), or in host memory, where NumPy gathers every batch and `jax.device_put` moves
 it: plainly, or two batches ahead of the step as streamed sets are fed. The digits, then synthetic
-images of CIFAR's shape; the networks are narrow, so that feeding shows. No topology step or
+images of CIFAR's shape with LeNet-300-100; the networks are small, so that feeding shows (and
+XLA's CPU backend runs larger convolutions inside a loop many times slower). No topology step or
 evaluation is timed. About 3 minutes on 2 CPU cores.
 """
 
@@ -58,10 +59,10 @@ def synthetic_cifar(examples: int) -> ArrayDataset:
 def workloads(toy: bool) -> dict[str, tuple[Any, ArrayDataset]]:
     """Config and data set by name; the network is a narrow one."""
     small = digits.get_config("augment=false,width=0.25")
-    images = digits.get_config("augment=false,model=lenet5,batch_size=128")
+    images = digits.get_config("augment=false,model=lenet_300_100,batch_size=128")
     if toy:
         small.model.update({"name": "lenet_300_100", "width": 0.05})
-        images.model.update({"name": "lenet_300_100", "width": 0.05})
+        images.model.width = 0.05
     dataset = open_dataset(small)
     assert isinstance(dataset, ArrayDataset)
     return {
