@@ -6,6 +6,7 @@ import jax
 from experiments.models.activations import relu
 from experiments.models.initializers import kaiming_fan_in, torch_bias, torch_kernel
 from experiments.models.layers import Network, dense, flatten_channels_first
+from experiments.models.windows import max_pool
 
 
 class DigitsCNN(Network):
@@ -39,7 +40,7 @@ class DigitsCNN(Network):
             )
             x = relu(norm(name=f"bn{layer}")(conv(x)))
             if layer < 3:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x)
         x = flatten_channels_first(x)
         return dense(x, self.num_classes, dtype=self.dtype, name="fc").astype("float32")
 
@@ -72,7 +73,7 @@ class LeNet5(Network):
                 dtype=self.dtype,
                 name=name,
             )
-            x = nn.max_pool(relu(conv(x)), (2, 2), (2, 2))
+            x = max_pool(relu(conv(x)))
         x = flatten_channels_first(x)
         x = relu(dense(x, self.scaled(500), dtype=self.dtype, name="fc3"))
         return dense(x, self.num_classes, dtype=self.dtype, name="fc4").astype("float32")

@@ -9,6 +9,7 @@ import jax
 from experiments.models.activations import relu
 from experiments.models.initializers import kaiming_fan_out, normal, torch_bias, torch_kernel
 from experiments.models.layers import Network, dense, flatten_channels_first
+from experiments.models.windows import convolve, max_pool
 
 POOL = 0
 """Marks a 2x2 max-pool among the channel counts of a plan."""
@@ -32,12 +33,12 @@ def _features(
     place = 0
     for channels in plan:
         if channels == POOL:
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x)
             place += 1
         else:
             bias_init = torch_bias(9 * x.shape[-1])
             layer = conv(channels, (3, 3), padding=1, bias_init=bias_init, name=f"{prefix}_{place}")
-            x = relu(norm(name=f"{prefix}_{place + 1}")(layer(x)))
+            x = relu(norm(name=f"{prefix}_{place + 1}")(convolve(layer, x)))
             place += 3
     return x
 
