@@ -25,7 +25,7 @@ import jax
 
 from benchmarks.common import print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
-from experiments.command_line import CONFIGS, load_config
+from experiments.command_line import load_config
 from experiments.tickets import Member
 
 
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling")
     parser.add_argument("--toy", action="store_true", help="a narrow network, fewer contenders")
-    parser.add_argument("--config", default=str(CONFIGS / "digits.py"), help="FILE.py:words")
+    parser.add_argument("--config", default="experiments/configs/digits.py", help="FILE.py:words")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/scaling.json"))
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)

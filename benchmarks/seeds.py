@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.common import print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
-from experiments.command_line import CONFIGS, load_config
+from experiments.command_line import load_config
 from experiments.seeds import make_members
 
 COUNTS: Sequence[int] = (1, 2, 4, 8)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds")
     parser.add_argument("--toy", action="store_true", help="one and two narrow networks")
-    parser.add_argument("--config", default=str(CONFIGS / "digits.py"), help="FILE.py:words")
+    parser.add_argument("--config", default="experiments/configs/digits.py", help="FILE.py:words")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/seeds.json"))
     flags = parser.parse_args(arguments)
     config = load_config(flags.config)
