@@ -27,8 +27,8 @@ import optax
 import orbax.checkpoint as ocp
 
 import supjax
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
-from benchmarks.shapes import resnet50_kernels
+from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
+from benchmarks.shapes import random_network
 from experiments.checkpoints import Checkpoints
 from supjax.training import TrainState
 
@@ -37,20 +37,6 @@ OURS, NUMPY = "save_ticket", "savez_compressed"
 SPARSITY, TICKET_SPARSITIES = 0.9, (0.8, 0.9, 0.95)
 
 Call = Callable[[], Any]
-
-
-def network(toy: bool) -> dict[str, Any]:
-    """Random kernels, each with a scale and a bias that stay dense."""
-    kernels = {"conv": (3, 3, 4, 8), "head": (8, 10)} if toy else resnet50_kernels()
-    generator = np.random.default_rng(0)
-    return {
-        name: {
-            "kernel": jnp.asarray(generator.standard_normal(shape, np.float32)),
-            "scale": jnp.ones(shape[-1]),
-            "bias": jnp.zeros(shape[-1]),
-        }
-        for name, shape in kernels.items()
-    }
 
 
 def training_state(params: Any, method: str, **options: Any) -> TrainState:
@@ -143,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     repetitions, budget = (3, 1.0) if flags.toy else (10, 15.0)
     times: dict[str, dict[str, Timing]] = {}
     sizes: dict[str, dict[str, int]] = {}
-    params = network(flags.toy)
+    params = random_network(flags.toy)
     with tempfile.TemporaryDirectory(dir=flags.folder) as name:
         print("timing checkpoints", file=sys.stderr)
         folder = Path(name)
@@ -183,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(
         ["", "", "median", "least to most"],
         [
-            [case, name, f"{1e3 * t.median:.1f}", f"{1e3 * t.least:.1f} to {1e3 * t.most:.1f}"]
+            [case, name, *milliseconds(t)]
             for case, taken in times.items()
             for name, t in taken.items()
         ],
@@ -197,11 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
     )
     print_table(["ratio", ""], [[name, f"{ratio:.3f}"] for name, ratio in ratios.items()])
-    seconds = {
-        case: {name: timing._asdict() for name, timing in taken.items()}
-        for case, taken in times.items()
-    }
-    write_json(flags.output, {"seconds": seconds, "bytes": sizes, "ratios": ratios})
+    write_json(flags.output, {"seconds": times, "bytes": sizes, "ratios": ratios})
 
 
 if __name__ == "__main__":

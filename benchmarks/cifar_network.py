@@ -10,6 +10,7 @@ import optax
 
 import supjax
 from benchmarks.loops import Loop
+from benchmarks.training import Training
 from experiments.models import create_model
 
 DENSITY, DROP, CLASSES = 0.1, 0.5, 10
@@ -26,15 +27,15 @@ class Network:
     """
 
     def __init__(self, name: str, seed: int = 0) -> None:
-        self.model = create_model(name, CLASSES)
+        self.name, model = name, create_model(name, CLASSES)
         weights, masks = jax.random.split(jax.random.key(seed))
-        variables = self.model.init(weights, jnp.ones((1, 32, 32, 3)), train=False)
-        self.tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
+        variables = model.init(weights, jnp.ones((1, 32, 32, 3)), train=False)
+        tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
         self.topology = supjax.make_topology("rigl", density=DENSITY, drop_fraction=DROP)
         self.state = supjax.create_train_state(
             masks,
             variables["params"],
-            self.tx,
+            tx,
             self.topology,
             batch_stats=variables["batch_stats"],
         )
@@ -45,19 +46,7 @@ class Network:
 
     def train_step(self, batch: int) -> Call:
         """One compiled training step after the other."""
-        images = jax.random.normal(jax.random.key(2), (batch, 32, 32, 3))
-        labels = jnp.arange(batch) % CLASSES
-
-        def loss_fn(params: Any, stats: Any, batch: Any, key: Any) -> Any:
-            del key
-            images, labels = batch
-            variables = {"params": params, "batch_stats": stats}
-            logits, new = self.model.apply(variables, images, train=True, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (new["batch_stats"], {})
-
-        step = supjax.make_train_step(loss_fn, self.tx, self.topology)
-        return Loop(lambda state, batch: step(state, batch)[0], self.state, (images, labels))
+        return Loop(*Training(self.name, CLASSES, 32, batch).regular("rigl"))
 
     def mask_update(self) -> Call:
         """New masks by magnitude and gradient, then masked weights and momentum."""

@@ -75,6 +75,12 @@ def ratio_spread(first: Timing, second: Timing) -> list[float]:
     return sorted((first.least / second.least, first.most / second.most))
 
 
+def milliseconds(timing: Timing, digits: int = 1) -> list[str]:
+    """Return the median, and the fastest to the slowest call, as two cells of a table."""
+    median, least, most = (f"{1e3 * value:.{digits}f}" for value in timing[:3])
+    return [median, f"{least} to {most}"]
+
+
 def environment() -> dict[str, Any]:
     """Hardware, versions and date, to stand beside every figure."""
     device = jax.devices()[0]
@@ -102,9 +108,16 @@ def _processor() -> str:
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
-    """Write the results and the environment that they come from."""
+    """Write the results, timings by their fields, and the environment that they come from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), **results}, indent=2) + "\n")
+    content = {"environment": environment(), **_by_field(results)}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _by_field(value: Any) -> Any:
+    if isinstance(value, Timing):
+        return value._asdict()
+    return {k: _by_field(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

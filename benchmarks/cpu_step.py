@@ -191,11 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, step in steps.items()
         for field, ratio in step["ratios"].items()
     }
-    seconds = {
-        stage: {name: timing._asdict() for name, timing in times.items()}
-        for stage, times in stages.items()
-    }
-    write_json(flags.output, {"ratios": ratios, "steps": steps, "operation_seconds": seconds})
+    write_json(flags.output, {"ratios": ratios, "steps": steps, "operation_seconds": stages})
 
 
 if __name__ == "__main__":

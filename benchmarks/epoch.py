@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
+from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
 from experiments.build import Parts, build, open_dataset
 from experiments.configs import digits
 from experiments.data.arrays import ArrayDataset, epoch_permutation
@@ -165,8 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [
                 workload,
                 contender,
-                f"{1e3 * timing.median:.1f}",
-                f"{1e3 * timing.least:.1f} to {1e3 * timing.most:.1f}",
+                *milliseconds(timing),
                 f"{timing.median / taken[STEPWISE].median:.3f}",
                 f"{100 * (1 - taken[STEPWISE].median / timing.median):.1f} %",
             ]
@@ -180,11 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for contender, timing in taken.items()
         if contender != STEPWISE
     }
-    seconds = {
-        workload: {contender: timing._asdict() for contender, timing in taken.items()}
-        for workload, taken in times.items()
-    }
-    write_json(flags.output, {"seconds_an_epoch": seconds, "ratios": ratios})
+    write_json(flags.output, {"seconds_an_epoch": times, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -61,22 +61,17 @@ def training_step(name: str, classes: int, side: int, batch: int, width: float =
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     params = variables.pop("params")
 
-    def forward(params: Any, images: Any) -> Any:
-        return model.apply({"params": params, **variables_like(variables)}, images, train=False)
+    def forward(params: Any, stats: Any, images: Any) -> Any:
+        return model.apply({"params": params, **stats}, images, train=False)
 
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    results = product_results(jax.make_jaxpr(forward)(params, images).jaxpr)
+    results = product_results(jax.make_jaxpr(forward)(params, variables, images).jaxpr)
     # Forward: written, read. Back: the result read again, its gradient written and read.
     activations = FLOAT * results * 5
     # Weights: read forward and back, read and written by the update; gradient written and read;
     # momentum read and written; masks read.
     update = weights * (FLOAT * 8 + MASK)
-    return Work(3 * forward_flops(forward, params, images), activations + update)
-
-
-def variables_like(shapes: Any) -> Any:
-    """Return zeros of these shapes."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return Work(3 * forward_flops(forward, params, variables, images), activations + update)
 
 
 def product_results(jaxpr: core.Jaxpr) -> int:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import supjax
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
+from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
 from benchmarks.loops import Loop
 from benchmarks.shapes import resnet50_kernels
 
@@ -128,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [
                 f"{weights:,}",
                 name,
-                f"{1e3 * timing.median:.2f}",
-                f"{1e3 * timing.least:.2f} to {1e3 * timing.most:.2f}",
+                *milliseconds(timing, digits=2),
                 f"{1e9 * timing.median / weights:.2f}",
             ]
             for weights, taken in times.items()
@@ -146,12 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         for name in (UPDATE, SUPERPOSITION)
     }
-    seconds = {
-        weights: {name: timing._asdict() for name, timing in taken.items()}
-        for weights, taken in times.items()
-    }
     exponents = {name: b for name, (_, b) in fits.items()}
-    write_json(flags.output, {"ratios": ratios, "exponents": exponents, "seconds": seconds})
+    write_json(flags.output, {"ratios": ratios, "exponents": exponents, "seconds": times})
 
 
 def fits_of(times: dict[int, dict[str, Timing]], least: int) -> dict[str, tuple[float, float]]:

@@ -38,6 +38,7 @@ from experiments.data import (
 )
 from experiments.data.catalog import KNOWN_SETS
 from experiments.data.crops import random_resized_box
+from experiments.data.decoding import SquareDecoder
 from experiments.data.importing import read_source, write_tfds
 from experiments.data.jpeg import image_size
 from experiments.data.threaded import default_threads
@@ -102,21 +103,14 @@ def decoding(dataset: StreamedDataset, count: int, rounds: int) -> dict[str, Rat
     return measure_rates(prepare(files, boxes, size), count, rounds)
 
 
-class PillowDecoder:
-    """The training images of `experiments.data.decoding`, made by Pillow."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
+class PillowDecoder(SquareDecoder):
+    """The training images made by Pillow."""
 
     def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
         """Returns a random-resized crop, mirrored with probability 1/2."""
         box = random_resized_box(rng, *image_size(data))
-        image = pillow_image(data, box, self._size)
+        image = pillow_image(data, box, self.size)
         return image[:, ::-1] if rng.random() < 0.5 else image
-
-    def evaluate(self, data: bytes) -> np.ndarray:
-        """Not measured."""
-        raise NotImplementedError
 
 
 def loading(dataset: StreamedDataset, batch_size: int, steps: int, rounds: int) -> dict[str, Rate]:
@@ -233,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "threads": default_threads(),
             "decoding": {name: rate._asdict() for name, rate in decoded.items()},
             "loading": {name: rate._asdict() for name, rate in loaded.items()},
-            "seconds": {name: timing._asdict() for name, timing in times.items()},
+            "seconds": times,
         },
     )
 

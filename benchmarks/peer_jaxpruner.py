@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import supjax
-from benchmarks.shapes import resnet50_kernels
+from benchmarks.shapes import random_network
 from benchmarks.sparsify_overhead import Weights, plain_step, sparse_steps
 
 OURS, PEER, PLAIN = "supjax", "jaxpruner", "plain optax"
@@ -26,12 +25,7 @@ Call = Callable[[], Any]
 
 def network(toy: bool) -> dict[str, Any]:
     """Random kernels of ResNet-50 shape."""
-    kernels = {"conv": (3, 3, 4, 8), "head": (8, 10)} if toy else resnet50_kernels()
-    generator = np.random.default_rng(0)
-    return {
-        name: {"kernel": jnp.asarray(generator.standard_normal(shape, np.float32))}
-        for name, shape in kernels.items()
-    }
+    return random_network(toy, dense_parts=False)
 
 
 def our_topology(method: str) -> supjax.TopologyTransform:

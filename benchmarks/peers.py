@@ -24,7 +24,14 @@ from typing import Any
 
 from benchmarks import peer_jaxpruner as pruning
 from benchmarks.cifar_network import Network, superposition, superposition_of_files
-from benchmarks.common import Timing, print_table, ratio_spread, time_interleaved, write_json
+from benchmarks.common import (
+    Timing,
+    milliseconds,
+    print_table,
+    ratio_spread,
+    time_interleaved,
+    write_json,
+)
 from benchmarks.peer_path import VARIABLE, add_peer_paths, load_jaxpruner, load_reference
 from benchmarks.peer_reference import PeerNetwork
 
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_table(
             ["", "", "median", "least to most"],
             [
-                [case, name, f"{1e3 * t.median:.1f}", f"{1e3 * t.least:.1f} to {1e3 * t.most:.1f}"]
+                [case, name, *milliseconds(t)]
                 for case, contenders in times.items()
                 for name, t in contenders.items()
             ],
@@ -131,17 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_table(["ratio", ""], [[name, f"{ratio:.2f}"] for name, ratio in ratios.items()])
     else:
         print(f"no peers: set {VARIABLE} to the folders of their packages, separated by colons")
-    seconds = {
-        case: {name: timing._asdict() for name, timing in taken.items()}
-        for case, taken in times.items()
-    }
     spreads = {
         f"{case}: {peer} / {OURS}": ratio_spread(taken[peer], taken[OURS])
         for case, taken in times.items()
         for peer in (pruning.PEER, PYTORCH)
         if peer in taken
     }
-    write_json(flags.output, {"seconds": seconds, "ratios": ratios, "spreads": spreads})
+    write_json(flags.output, {"seconds": times, "ratios": ratios, "spreads": spreads})
 
 
 if __name__ == "__main__":

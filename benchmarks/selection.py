@@ -173,11 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for case in weighed
         ],
     )
-    seconds = {
-        case: {name: timing._asdict() for name, timing in taken.items()}
-        for case, taken in times.items()
-    }
-    write_json(flags.output, {"seconds": seconds, "added_bytes": memory})
+    write_json(flags.output, {"seconds": times, "added_bytes": memory})
 
 
 def _time_cell(timing: Timing, ours: Timing) -> str:

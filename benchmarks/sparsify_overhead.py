@@ -18,12 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import supjax
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
-from benchmarks.shapes import resnet50_kernels
+from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
+from benchmarks.shapes import random_network
 
 DENSITY, EVERY = 0.1, 1000
 OPTIMIZERS = {
@@ -32,20 +31,6 @@ OPTIMIZERS = {
 }
 METHODS = ("set", "rigl")
 PLAIN = "plain"
-
-
-def network(toy: bool) -> dict[str, dict[str, jax.Array]]:
-    """Random kernels, each with a scale and a bias that stay dense."""
-    kernels = {"conv": (3, 3, 4, 8), "head": (8, 10)} if toy else resnet50_kernels()
-    generator = np.random.default_rng(0)
-    return {
-        name: {
-            "kernel": jnp.asarray(generator.standard_normal(shape, np.float32)),
-            "scale": jnp.ones(shape[-1]),
-            "bias": jnp.zeros(shape[-1]),
-        }
-        for name, shape in kernels.items()
-    }
 
 
 class Weights:
@@ -119,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     repetitions, budget = (3, 1.0) if flags.toy else (200, 20.0)
     times: dict[str, dict[str, Timing]] = {}
-    params = network(flags.toy)
+    params = random_network(flags.toy)
     for name in OPTIMIZERS:
         print(f"compiling {name}", file=sys.stderr)
         times[name] = time_interleaved(optimizer_steps(name, params), repetitions, budget)
@@ -130,8 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [
                 workload,
                 contender,
-                f"{1e3 * timing.median:.1f}",
-                f"{1e3 * timing.least:.1f} to {1e3 * timing.most:.1f}",
+                *milliseconds(timing),
                 f"{timing.median / taken[PLAIN].median:.3f}",
                 f"{timing.least / taken[PLAIN].least:.3f}",
             ]
@@ -139,17 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for contender, timing in taken.items()
         ],
     )
-    seconds = {
-        workload: {contender: timing._asdict() for contender, timing in taken.items()}
-        for workload, taken in times.items()
-    }
     ratios = {
         f"{workload}, {contender}": timing.median / taken[PLAIN].median
         for workload, taken in times.items()
         for contender, timing in taken.items()
         if contender != PLAIN
     }
-    write_json(flags.output, {"seconds": seconds, "ratios": ratios})
+    write_json(flags.output, {"seconds": times, "ratios": ratios})
 
 
 if __name__ == "__main__":

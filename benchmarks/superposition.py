@@ -24,7 +24,7 @@ import numpy as np
 import supjax
 from benchmarks.common import Timing, print_table, ratio_spread, time_interleaved, write_json
 from benchmarks.memory import added_bytes
-from benchmarks.shapes import resnet50_kernels
+from benchmarks.shapes import kernel_shapes
 from supjax.averaging import running_mean
 
 OURS, NUMPY_COPY, JNP_COPY = "superpose", "numpy copy", "jnp copy"
@@ -33,14 +33,13 @@ SPARSITIES = (0.9, 0.95)
 
 def make_ticket(seed: int, sparsity: float, toy: bool) -> supjax.Ticket:
     """A network whose every kernel keeps so many random weights."""
-    shapes = {"conv": (3, 3, 4, 8), "head": (8, 10)} if toy else resnet50_kernels()
     generator = np.random.default_rng(seed)
 
     def kernel(shape: tuple[int, ...]) -> np.ndarray:
         kept = generator.random(shape, np.float32) >= sparsity
         return kept * generator.standard_normal(shape, np.float32)
 
-    params = {name: jnp.asarray(kernel(shape)) for name, shape in shapes.items()}
+    params = {name: jnp.asarray(kernel(shape)) for name, shape in kernel_shapes(toy).items()}
     return supjax.Ticket(params, jax.tree.map(lambda weight: weight != 0, params))
 
 
@@ -137,11 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(
         flags.output,
         {
-            "seconds": {
-                case: {name: timing._asdict() for name, timing in taken.items()}
-                for case, taken in times.items()
-            },
-            "seconds_of_a_fold": {name: timing._asdict() for name, timing in part_times.items()},
+            "seconds": times,
+            "seconds_of_a_fold": part_times,
             "added_bytes": memory,
             "ratios": ratios,
             "spreads": spreads,

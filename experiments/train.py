@@ -110,16 +110,6 @@ class Run:
             eval_every=config.eval_every_epochs * self.steps_per_epoch,
             log_every=max(self.steps_per_epoch // config.logs_per_epoch, 1),
         )
-        self.claims = ExitStack()
-        if self.primary:
-            for member in members:
-                check_config(member.workdir, member.config.to_dict())
-                self.claims.enter_context(claimed(member.workdir / CONFIG_FILE))
-                clear_unfinished(member.workdir)
-        keep = config.runtime.keep_checkpoints
-        self.checkpoints = [
-            Checkpoints(member.workdir, keep=keep, primary=self.primary) for member in members
-        ]
         self.walk = make_walk(config, self.parts, self.dataset, devices, self.seeds)
         self.shelf = TicketShelf(members, self.seeds, self.parts.model, self.walk)
         self.densities = self.seeds.lift(supjax.density)
@@ -128,6 +118,17 @@ class Run:
         self.clock = Clock()
         self.sums = self.zero_sums()
         self.saved_step, self.saved_at = 0, time.monotonic()
+        with ExitStack() as claims:  # given back if anything here fails
+            if self.primary:
+                for member in members:
+                    check_config(member.workdir, member.config.to_dict())
+                    claims.enter_context(claimed(member.workdir / CONFIG_FILE))
+                    clear_unfinished(member.workdir)
+            keep = config.runtime.keep_checkpoints
+            self.checkpoints = [
+                Checkpoints(member.workdir, keep=keep, primary=self.primary) for member in members
+            ]
+            self.claims = claims.pop_all()
 
     def train(self) -> TrainState:
         """Walk over the steps that are left and return the last state."""

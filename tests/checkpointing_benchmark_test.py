@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import checkpointing
+from benchmarks.shapes import random_network
 
 
 def test_checkpointing_benchmark_prints_and_writes(tmp_path, capsys):
@@ -34,7 +35,7 @@ def test_checkpointing_benchmark_prints_and_writes(tmp_path, capsys):
     ],
 )
 def test_both_ways_bring_the_state_back(tmp_path, kind, method, options):
-    state = checkpointing.training_state(checkpointing.network(toy=True), method, **options)
+    state = checkpointing.training_state(random_network(toy=True), method, **options)
     way = kind(tmp_path, state)
     way.save()
     way.save()

@@ -30,7 +30,6 @@ def test_work_of_a_step_by_hand():
     assert work.bytes == 4 * 5 * 5 * (30 + 10 + 10) + weights * (4 * 8 + 1)
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_floor_benchmark_prints_and_writes(tmp_path, capsys):
     output = tmp_path / "floor.json"
     floor.main(["--toy", "--output", str(output)])

@@ -5,7 +5,6 @@ import pytest
 from benchmarks import seeds
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_seeds_benchmark_prints_and_writes(tmp_path, capsys):
     output = tmp_path / "seeds.json"
     seeds.main(["--toy", "--output", str(output)])

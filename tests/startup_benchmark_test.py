@@ -5,7 +5,6 @@ import pytest
 from benchmarks import startup
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_startup_benchmark_prints_and_writes(tmp_path, capsys):
     output = tmp_path / "startup.json"
     startup.main(["--toy", "--output", str(output)])

@@ -31,7 +31,7 @@ def test_train_step_benchmark_prints_and_writes(tmp_path, capsys):
             assert written["spreads"][name] == [row["ratio_lower"], row["ratio_upper"]]
     assert sorted(measured[train_step.REGULAR]) == sorted(METHODS)
     assert sorted(measured[train_step.TOPOLOGY]) == sorted(PERIODIC)
-    assert "| ratio |" in capsys.readouterr().out
+    assert " ratio |" in capsys.readouterr().out
 
 
 def test_methods_of_one_group_compile_to_the_same_step():
