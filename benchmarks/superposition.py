@@ -26,6 +26,7 @@ from benchmarks.common import Timing, print_table, ratio_spread, time_interleave
 from benchmarks.memory import added_bytes
 from benchmarks.shapes import kernel_shapes
 from supjax.averaging import running_mean
+from supjax.selection import largest_weight_masks
 
 OURS, NUMPY_COPY, JNP_COPY = "superpose", "numpy copy", "jnp copy"
 SPARSITIES = (0.9, 0.95)
@@ -67,15 +68,13 @@ def parts(first: supjax.Ticket, second: supjax.Ticket) -> dict[str, Callable[[],
     mean = jax.jit(running_mean)
     keep = supjax.count_active(second.masks)
     folded = mean(first.params, second.params, 0.5)
-    scores = jax.tree.map(jnp.abs, folded)
-    nonzero = jax.tree.map(lambda score: score != 0, scores)
-    masks = supjax.global_top_k_masks(scores, keep, where=nonzero)
+    masks = largest_weight_masks(folded, keep)
     apply = jax.jit(supjax.apply_masks)
     fold = jax.jit(supjax.superpose_step)
     return {
         "whole fold": lambda: fold(first, second, 1),
         "mean": lambda: mean(first.params, second.params, 0.5),
-        "selection": lambda: supjax.global_top_k_masks(scores, keep, where=nonzero),
+        "selection": lambda: largest_weight_masks(folded, keep),
         "applying masks": lambda: apply(folded, masks),
     }
 

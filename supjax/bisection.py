@@ -3,15 +3,17 @@
 A score's bit pattern becomes an unsigned integer that orders like the score, and the k-th largest
 of these keys is found by bisection, with pivots guessed from the counts so far. Every pass over the
 data counts the keys that reach a pivot; to keep passes cheap they do not run over the keys but over
-one byte a score, which says where in the current bracket of keys the score lies. Five brackets,
-each 128 times narrower than the one before, pin down a 32-bit key. Scores that tie at the last one
-are cut off by index, found by the same bisection. All of it is integer arithmetic, guesses apart:
-XLA flushes denormals in float arithmetic, and float counts go wrong above 2^24 elements.
+one byte a score, which says where in the current bracket of keys the score lies. Brackets, each 256
+times narrower than the one before, pin down a 32-bit key in five passes and a magnitude, which has
+31 bits, in four. Scores that tie at the last one are cut off by index, found by the same bisection.
+All of it is integer arithmetic, guesses apart: XLA flushes denormals in float arithmetic, and float
+counts go wrong above 2^24 elements.
 """
 
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,22 +25,25 @@ from supjax.counting import count_true
 Leaf = tuple[jax.Array, jax.Array | None]
 """Scores and where they are eligible; None means everywhere."""
 
-MAX_SIZE = 2**31 - 1
-"""Most scores that can be compared: counts and indices are int32."""
+MAX_SIZE = 2**31 - 2
+"""Most scores that can be compared: counts, up to one more, are int32."""
 
-_DIGIT_BITS = 7  # a byte holds 128 places inside the bracket, one below and one above it
+_DIGIT_BITS = 8  # of a bracket: places beyond its ends count as its first and its last one
+_LAST_BITS = 7  # so that a byte also tells the last bracket's places from those beyond its ends
 _LANES = 64  # every slice is a multiple of this long
 _GUESSES = 4  # then halves: counts that grow in jumps make bad guesses
 _MIN_PIECES = 9  # XLA's CPU backend fuses a shorter concatenation into a slow scalar loop
 
 
-@jax.jit
-def select(leaves: list[Leaf], k: jax.Array) -> list[jax.Array]:
+@partial(jax.jit, static_argnames="magnitudes")
+def select(leaves: list[Leaf], k: jax.Array, *, magnitudes: bool = False) -> list[jax.Array]:
     """Masks of the k largest scores over all leaves together.
 
     Args:
       leaves: floating-point scores, together at most `MAX_SIZE`, and where they are eligible.
       k: integer scalar, clipped to [0, number of eligible scores].
+      magnitudes: whether to compare the scores' magnitudes; zeros are then not eligible, and no
+        leaf may say where others are.
 
     Returns:
       A bool array for every leaf, in its shape; ties go to the lowest leaf and index.
@@ -55,7 +60,12 @@ def select(leaves: list[Leaf], k: jax.Array) -> list[jax.Array]:
     ]
     size = sum(scores.size for scores, _ in flat)
     k = jnp.clip(k, 0, min(size, jnp.iinfo(k.dtype).max)).astype(jnp.int32)
-    codes, threshold, reached, beyond = _narrow(flat, k, size)
+    bits = 8 * dtype.itemsize
+    if magnitudes:
+        narrowed = _narrow(flat, _magnitude_keys, bits - 1, k)
+    else:
+        narrowed = _narrow(flat, _order_keys, bits, k)
+    codes, threshold, lowest, reached, beyond = narrowed
 
     def selected(late: jax.Array) -> jax.Array:
         """All codes above the threshold, and those at it unless among the last `late` ones."""
@@ -65,17 +75,15 @@ def select(leaves: list[Leaf], k: jax.Array) -> list[jax.Array]:
         return (shown > threshold) | ((shown == threshold) & (index < size - late))
 
     late, _, _ = _largest_reaching(
-        lambda late: count_true(selected(late)), k, jnp.uint32(size + 1), reached, beyond
+        lambda late: count_true(selected(late)),
+        k,
+        jnp.uint32(size + 1),
+        jnp.where(lowest, k, reached),
+        beyond,
     )
     ends = np.cumsum([scores.size for scores, _ in leaves])
-    masks = [
-        part.reshape(scores.shape)
-        for part, (scores, _) in zip(jnp.split(selected(late), ends[:-1]), leaves, strict=True)
-    ]
-    return [
-        mask if where is None else mask & where
-        for mask, (_, where) in zip(masks, leaves, strict=True)
-    ]
+    parts = jnp.split(selected(jnp.where(lowest, jnp.uint32(size), late)), ends[:-1])
+    return [part.reshape(scores.shape) for part, (scores, _) in zip(parts, leaves, strict=True)]
 
 
 def _widened(scores: jax.Array) -> jax.Array:
@@ -84,54 +92,61 @@ def _widened(scores: jax.Array) -> jax.Array:
 
 
 def _narrow(
-    flat: list[Leaf], k: jax.Array, size: int
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    flat: list[Leaf], keys: Callable[..., jax.Array], bits: int, k: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Codes that order all scores around the k-th largest one, and the code of that one.
 
+    Args:
+      flat: scores in one dimension, and where they are eligible.
+      keys: gives the unsigned integers of a leaf that order like its scores.
+      bits: how many bits the keys have.
+      k: how many scores are wanted.
+
     Returns:
-      One byte a score; the largest code that at least k scores reach; how many reach it; how many
-      reach the next one. A tie at that code is a tie of the scores, unless exactly k scores reach
-      it.
+      One byte a score; the largest code that at least k scores reach; whether it stands for the
+      key of ineligible scores alone; how many reach it; how many reach the next one. A tie at that
+      code is a tie of the scores, unless exactly k scores reach it.
     """
-    bits = 8 * flat[0][0].dtype.itemsize
-    unsigned = jnp.dtype(f"uint{bits}")
+    size = sum(scores.size for scores, _ in flat)
+    unsigned = jnp.dtype(f"uint{8 * flat[0][0].dtype.itemsize}")
 
     def narrow(state: Any) -> Any:
-        level, low, _, _, reached, beyond = state
+        width, low, _, _, reached, beyond = state
         # The barrier keeps XLA from storing all keys outside of the loop.
         low, leaves = jax.lax.optimization_barrier((low, flat))
-        width = bits - _DIGIT_BITS * level  # of the bracket, in bits
-        shift = jnp.maximum(width - _DIGIT_BITS, 0).astype(unsigned)
+        last = width <= _LAST_BITS
+        shift = jnp.where(last, 0, jnp.maximum(width, _DIGIT_BITS + 1) - _DIGIT_BITS)
+        first = last.astype(unsigned)  # code of the bracket's first place
 
         def code(scores: jax.Array, where: jax.Array | None) -> jax.Array:
-            key = _order_keys(scores, where)
-            place = jnp.minimum((key - low) >> shift, 254)
-            return jnp.where(key < low, 0, place + 1).astype(jnp.uint8)
+            key = keys(scores, where)
+            place = jnp.minimum((key - low) >> shift.astype(unsigned), 255 - first)
+            return jnp.where(key < low, 0, place + first).astype(jnp.uint8)
 
         codes = _map_flat(code, leaves)
         digit, reached, beyond = _largest_reaching(
-            lambda digit: count_true(codes > digit.astype(jnp.uint8)),
+            lambda digit: count_true(codes >= (digit + first).astype(jnp.uint8)),
             k,
-            jnp.ones((), unsigned) << (width.astype(unsigned) - shift),
+            jnp.ones((), unsigned) << (width - shift).astype(unsigned),
             reached,
             beyond,
-            guesses=jnp.where(level > 0, _GUESSES, 0),  # the first bracket holds all exponents
+            guesses=jnp.where(width < bits, _GUESSES, 0),  # the first bracket holds all exponents
         )
-        return level + 1, low + (digit << shift), codes, digit + 1, reached, beyond
+        low += digit << shift.astype(unsigned)
+        return shift, low, codes, digit + first, reached, beyond
 
     state = (
-        jnp.int32(0),
-        jnp.zeros((), unsigned),
+        jnp.int32(bits),  # that the bracket is wide
+        jnp.zeros((), unsigned),  # its lowest key
         jnp.zeros(size, jnp.uint8),
         jnp.zeros((), unsigned),
-        jnp.int32(size),
+        jnp.int32(size + 1),  # so that even all scores are looked at: some may be ineligible
         jnp.int32(0),
     )
-    levels = math.ceil(bits / _DIGIT_BITS)
-    _, _, codes, threshold, reached, beyond = jax.lax.while_loop(
-        lambda state: (state[0] < levels) & (state[-2] > k), narrow, state
+    _, low, codes, threshold, reached, beyond = jax.lax.while_loop(
+        lambda state: (state[0] > 0) & (state[-2] > k), narrow, state
     )
-    return codes, threshold.astype(jnp.uint8), reached, beyond
+    return codes, threshold.astype(jnp.uint8), low == 0, reached, beyond
 
 
 def _order_keys(scores: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -140,15 +155,29 @@ def _order_keys(scores: jax.Array, where: jax.Array | None) -> jax.Array:
     A number's bits order like its magnitude, so a positive one gets the sign bit set and a
     negative one all bits flipped. Flipped bits of -inf leave the lowest keys free.
     """
+    bits, sign, infinity = _float_bits(scores)
+    magnitude = bits & ~sign
+    key = jnp.where(bits > sign, ~bits, magnitude | sign)  # the bits of -0.0 are the sign alone
+    key = jnp.where(magnitude > infinity, sign.dtype.type(1), key)
+    return key if where is None else jnp.where(where, key, sign.dtype.type(0))
+
+
+def _magnitude_keys(scores: jax.Array, where: None) -> jax.Array:
+    """The same by magnitude, in a bit less: 0 for zeros, 1 for NaN, more for other numbers."""
+    del where
+    bits, sign, infinity = _float_bits(scores)
+    magnitude = bits & ~sign
+    key = jnp.where(magnitude > infinity, sign.dtype.type(1), magnitude + 1)
+    return jnp.where(magnitude == 0, magnitude, key)
+
+
+def _float_bits(scores: jax.Array) -> tuple[jax.Array, Any, Any]:
+    """The bit patterns, the sign's alone, and infinity's."""
     info = jnp.finfo(scores.dtype)
     bits = jax.lax.bitcast_convert_type(scores, f"uint{info.bits}")
     unsigned = bits.dtype.type
-    sign = unsigned(1 << (info.bits - 1))
     infinity = unsigned(((1 << info.nexp) - 1) << info.nmant)
-    magnitude = bits & ~sign
-    key = jnp.where(bits > sign, ~bits, magnitude | sign)  # the bits of -0.0 are the sign alone
-    key = jnp.where(magnitude > infinity, unsigned(1), key)
-    return key if where is None else jnp.where(where, key, unsigned(0))
+    return bits, unsigned(1 << (info.bits - 1)), infinity
 
 
 def _map_flat(function: Callable[..., jax.Array], leaves: list[Leaf]) -> jax.Array:

@@ -76,6 +76,33 @@ def global_top_k_masks(scores: PyTree, k: Scalar, *, where: PyTree | None = None
     return treedef.unflatten(None if leaf is None else next(masks) for _, leaf in entries)
 
 
+def largest_weight_masks(weights: PyTree, k: Scalar) -> Masks:
+    """Masks of the k largest magnitudes `|w|` over all leaves together; a zero is never selected.
+
+    Like `global_top_k_masks` of the magnitudes, where they are not zero, but stores neither.
+
+    Args:
+      weights: pytree of floating-point arrays; None leaves are passed through.
+      k: number of ones in all leaves together; see `top_k_mask`.
+
+    Returns:
+      The tree of the weights with bool leaves. Ties go to the lowest leaf and index, and a NaN is
+      selected only when every non-zero number already is.
+
+    Raises:
+      TypeError: if k is not an integer.
+      ValueError: if an int k is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> largest_weight_masks({"a": jnp.array([1.0, -4.0]), "b": jnp.array([0.0])}, 3)
+    {'a': Array([ True,  True], dtype=bool), 'b': Array([False], dtype=bool)}
+    """
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(weights)
+    count = _check_k(k, sum(leaf.size for leaf in leaves))
+    return treedef.unflatten(select([(leaf, None) for leaf in leaves], count, magnitudes=True))
+
+
 def _leaves_at(paths: list[str], where: PyTree) -> list[Any]:
     """Leaves of `where`, None included, which must stand at these paths."""
     entries = jax.tree_util.tree_flatten_with_path(where, is_leaf=is_none)[0]

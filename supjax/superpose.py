@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from supjax.masks import (
 )
 from supjax.prune_grow import active_counts as layer_active_counts
 from supjax.prune_grow import layer_sizes
-from supjax.selection import global_top_k_masks, top_k_mask
+from supjax.selection import largest_weight_masks
 from supjax.tickets import check_same_tickets
 from supjax.types import LeafFilter, Masks, Params, PyTree, Scalar, Ticket
 
@@ -94,11 +95,11 @@ def superpose(
     result = members[0]
     active = initial_active(result, average, shares[0])
     total = shares[0]
-    for ticket, share in zip(members[1:], shares[1:], strict=True):
-        mean = _fold(result, ticket, total, share, average, beta, active)
-        folded = _prune_back(mean, keep, layers, scope)
-        active = next_active(active, folded, ticket, share)
-        result, total = folded, total + share
+    for ticket, weight in zip(members[1:], shares[1:], strict=True):
+        share = _share(total, weight, average, beta)
+        folded = _fold(result, ticket, share, weight, active, keep, layers, average, scope)
+        active = next_active(active, folded, ticket, weight)
+        result, total = folded, total + weight
     if len(members) == 1:
         result = _prune_back(result, keep, layers, scope)
     return result
@@ -155,8 +156,8 @@ def superpose_step(
     else:
         keep = budget(density, count_maskable(ticket.masks))
         layers = _layer_budgets(keep, ticket.masks)
-    mean = _fold(running, ticket, count, weight, average, beta, active)
-    return _prune_back(mean, keep, layers, scope)
+    share = _share(count, weight, average, beta)
+    return _fold(running, ticket, share, weight, active, keep, layers, average, scope)
 
 
 def initial_active(first: Ticket, average: str, weight: float = 1.0) -> PyTree | None:
@@ -221,21 +222,29 @@ def check_options(density: float | None, average: str, scope: str, beta: float) 
     check_fraction(beta, "beta")
 
 
+def _share(count: Scalar, weight: Scalar, average: str, beta: float) -> Any:
+    """Return the share of a ticket of this weight in its mean with `count` others."""
+    return 1 - beta if average == "cima" else weight / (count + weight)
+
+
+@partial(jax.jit, static_argnames=("average", "scope"))
 def _fold(
     running: Ticket,
     ticket: Ticket,
-    count: Scalar,
+    share: Scalar,
     weight: Scalar,
-    average: str,
-    beta: float,
     active: PyTree | None,
+    keep: Any,
+    layers: Any,
+    average: str,
+    scope: str,
 ) -> Ticket:
-    """Return the un-pruned average of `running` and `ticket`, with the masks of `ticket`."""
-    share: Any = 1 - beta if average == "cima" else weight / (count + weight)
+    """Return the average of `running` and `ticket`, pruned back; one program for all of it.
+
+    `share` is that of the ticket where connections do not matter; the others are as for
+    `superpose_step` and `_prune_back`.
+    """
     stats = running_mean(running.batch_stats, ticket.batch_stats, share)
-    if average != "caa":
-        params = running_mean(running.params, ticket.params, share)
-        return Ticket(params, ticket.masks, stats)
 
     def aware(old: Any, new: Any, seen: Any, mask: Any) -> Any:
         if mask is None:
@@ -243,8 +252,11 @@ def _fold(
         mixed = mean_leaf(old, new, weight / (seen + weight))
         return jnp.where(mask, mixed, old)
 
-    params = jax.tree.map(aware, running.params, ticket.params, active, ticket.masks)
-    return Ticket(params, ticket.masks, stats)
+    if average == "caa":
+        params = jax.tree.map(aware, running.params, ticket.params, active, ticket.masks)
+    else:
+        params = running_mean(running.params, ticket.params, share)
+    return _prune_back(Ticket(params, ticket.masks, stats), keep, layers, scope)
 
 
 def _prune_back(mean: Ticket, keep: Any, layers: Any, scope: str) -> Ticket:
@@ -252,17 +264,12 @@ def _prune_back(mean: Ticket, keep: Any, layers: Any, scope: str) -> Ticket:
 
     `keep` is the budget in all, `layers` the one of every layer; `scope` says which holds.
     """
-
-    def score(weight: Any, mask: Any) -> Any:
-        return None if mask is None else jnp.abs(weight)
-
-    scores = jax.tree.map(score, mean.params, mean.masks)
-    nonzero = jax.tree.map(lambda s: s != 0, scores)
+    weights = jax.tree.map(lambda w, m: None if m is None else w, mean.params, mean.masks)
     if scope == "global":
-        masks = global_top_k_masks(scores, jnp.asarray(keep), where=nonzero)
+        masks = largest_weight_masks(weights, keep)
     else:
         budgets = iter(jnp.asarray(layers))
-        masks = jax.tree.map(lambda s, n: top_k_mask(s, next(budgets), where=n), scores, nonzero)
+        masks = jax.tree.map(lambda w: largest_weight_masks(w, next(budgets)), weights)
     return Ticket(apply_masks(mean.params, masks), masks, mean.batch_stats)
 
 

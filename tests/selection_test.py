@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from supjax import bisection, counting
-from supjax.selection import global_top_k_masks, top_k_mask
+from supjax.selection import global_top_k_masks, largest_weight_masks, top_k_mask
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 SIZES = [0, 1, 2, 7, 64, 300]  # every size is a compilation
@@ -62,6 +62,27 @@ def test_every_k_of_sizes_around_the_slices(size):
     scores = random_scores("special", np.random.default_rng(size), size, np.float32)
     for k in np.linspace(0, size, 11).astype(int):
         np.testing.assert_array_equal(top_k_mask(scores, k), oracle(scores, k))
+
+
+@given(problems())
+def test_largest_weights_are_those_of_the_nonzero_magnitudes(problem):
+    weights, k, _ = problem
+    mask = largest_weight_masks(weights, k)
+    np.testing.assert_array_equal(mask, oracle(np.abs(weights), k, weights != 0))
+
+
+def test_largest_weights_over_leaves_of_different_precision():
+    weights = {
+        "a": jnp.array([-3.0, 0.0, 2.0]),
+        "b": None,
+        "c": jnp.array([[0.5, -2.5]], jnp.bfloat16),
+    }
+    masks = largest_weight_masks(weights, 3)
+    assert masks["a"].tolist() == [True, False, True]
+    assert masks["b"] is None
+    assert masks["c"].tolist() == [[False, True]]
+    everything = largest_weight_masks(weights, 5)
+    assert sum(int(mask.sum()) for mask in jax.tree.leaves(everything)) == 4
 
 
 def test_ties_go_to_the_lowest_index_and_zeros_are_equal():
@@ -295,5 +316,5 @@ def test_bad_input_is_named(arguments, where, error, message):
 
 def test_more_scores_than_an_index_can_count():
     half = jax.ShapeDtypeStruct((2**30,), jnp.float32)
-    with pytest.raises(ValueError, match="at most 2147483647 scores can be compared"):
+    with pytest.raises(ValueError, match="at most 2147483646 scores can be compared"):
         jax.eval_shape(lambda *leaves: global_top_k_masks(leaves, 1), *itertools.repeat(half, 2))
