@@ -10,7 +10,7 @@ WORKERS ?= 2
 help:
 	@echo 'make demo   set up .venv, train the embedded digits, superpose, show table and plots'
 	@echo 'make test   set up .venv, then lint, types, doctests and the whole test suite'
-	@echo 'make bench  every benchmark and the table of targets: an hour and a half on 2 idle cores'
+	@echo 'make bench  every benchmark and the table of targets: 50 minutes on 2 idle cores'
 	@echo 'make lint   ruff alone;  make types   mypy alone'
 	@echo 'make clean  remove .venv and every cache'
 

@@ -7,7 +7,7 @@ The state is that of training ImageNet ResNet-50 (25.5 M weights) with momentum.
 `StandardCheckpointer`, in turn. A save replaces the one before and is complete on disk when it
 returns (both flush their files); a restore reads what the system still holds in memory. Then the
 file of a ticket at 80, 90 and 95 % sparsity, beside `numpy.savez_compressed` of the same weights
-with its flush. Sizes are those of the files. Ratios of time are the dense way's over ours. About 3
+with its flush. Sizes are those of the files. Ratios of time are the dense way's over ours. About 2
 minutes on 2 CPU cores.
 """
 

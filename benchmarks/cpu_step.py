@@ -10,7 +10,7 @@ the wall clock stand the processor's seconds of all threads, the measure to look
 is busy, and page faults: without huge pages for XLA's buffers a fifth of the processor's time goes
 into faults (start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 to see). Then the milliseconds
 of convolution and batch norm in the shapes of ResNet-32's three stages. The reference PyTorch code
-is timed beside this step in `benchmarks.peers`. About 3 minutes on 2 CPU cores, half of it
+is timed beside this step in `benchmarks.peers`. About a minute on 2 CPU cores, half of it
 compilation. Elsewhere than on CPU it compares the same two forms.
 """
 

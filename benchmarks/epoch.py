@@ -9,7 +9,7 @@ for the whole epoch), or in host memory, where NumPy gathers every batch and `ja
 it: plainly, or two batches ahead of the step as streamed sets are fed. The digits, then synthetic
 images of CIFAR's shape with LeNet-300-100; the networks are small, so that feeding shows (and
 XLA's CPU backend runs larger convolutions inside a loop many times slower). No topology step or
-evaluation is timed. About 3 minutes on 2 CPU cores.
+evaluation is timed. About 1 minute on 2 CPU cores.
 """
 
 import argparse

@@ -7,7 +7,7 @@ to 100 millions: RigL's update of the masks, and the superposition of four ticke
 it, by three folds of `supjax.superpose_step`. Both compiled, buffers of the state donated. The
 fit `seconds = a * weights ** b` by least squares on logarithms says how linear that is, over all
 sizes and over those from a million weights up, as dispatch dominates below. The largest size takes
-about 4 GB. Estimated at 4 minutes on 2 CPU cores, most of it compilation.
+about 4 GB. About 2 minutes on 2 CPU cores, most of it compilation.
 """
 
 import argparse

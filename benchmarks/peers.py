@@ -10,7 +10,7 @@ With JaxPruner: a mask update of the 25.5 M kernels of ResNet-50, and optimizer 
 update, for every method that both have. With the reference, on CIFAR's shapes and with as many
 threads as XLA has: training steps at 90 % sparsity, a mask update of VGG-19, and superposing two
 tickets of ResNet-50, in memory and from files to a file (the reference's hold the optimizer's state
-too and are not flushed to the disk, ours are). About 8 minutes on 2 CPU cores. Ratios are the
+too and are not flushed to the disk, ours are). About 9 minutes on 2 CPU cores. Ratios are the
 peer's time over ours, so above 1 supjax is faster; for optimizer steps what each side adds to the
 plain step is listed as well.
 """

@@ -7,7 +7,7 @@ by two processes with one device each, which talk to each other as hosts of a cl
 batch over all devices together is the same and so are the cores, so these are overheads and no
 speed-up; on other platforms than CPU nothing is measured. Every contender has processes of its
 own, which sleep while another one runs; the epochs are interleaved. No topology step, ticket or
-evaluation is timed. Estimated at 2 minutes on 2 CPU cores with the digits.
+evaluation is timed. About 1 minute on 2 CPU cores with the digits.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 An epoch of training, as in a run, of 1, 2, 4 and 8 seeds together; the figure is how many epochs of
 one seed a second takes, beside that of one seed at a time. No topology step, ticket or evaluation
-is timed. About 2 minutes on 2 CPU cores with the digits.
+is timed. About 1 minute on 2 CPU cores with the digits.
 """
 
 import argparse

@@ -6,7 +6,7 @@ Every contender makes bool masks of the largest tenth of |normal| float32 scores
 and `jnp.sort` only find the threshold, so they may select more where scores tie; the others break
 ties by index. A double argsort is how JaxPruner ranks scores. The network is handled layer by
 layer (a tenth of every layer) and globally (a tenth of all weights; whoever needs a single array
-concatenates). About 10 minutes on 2 CPU cores.
+concatenates). About 9 minutes on 2 CPU cores.
 """
 
 import argparse

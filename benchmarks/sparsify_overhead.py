@@ -5,7 +5,7 @@
 The 25.6 M weights of ResNet-50 under given gradients: the plain optimizer, and the same
 wrapped with `supjax.sparsify`, at steps without a topology update and at steps with one. All are
 compiled with donated buffers. JaxPruner's SET and RigL cost 5 to 6 plain optimizer steps at every
-step. Whole training steps are in `benchmarks.train_step`. About 8 minutes on 2 CPU cores, most of
+step. Whole training steps are in `benchmarks.train_step`. About 4 minutes on 2 CPU cores, most of
 it compilation.
 """
 

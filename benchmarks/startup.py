@@ -9,7 +9,7 @@ processes have an empty compilation cache, warm ones that of a cold one; JAX kee
 second or more to compile. Seconds count from the command, so imports are among them, and the files
 of all packages are in the system's memory. Then the time of a step of a tiny network: of the run's
 loop with a dispatch for every step, of its loop with one for many, and of the compiled step alone
-on one batch. About 4 minutes on 2 CPU cores.
+on one batch. About 3 minutes on 2 CPU cores.
 """
 
 import argparse
