@@ -173,7 +173,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for case in weighed
         ],
     )
-    write_json(flags.output, {"seconds": times, "added_bytes": memory})
+    results = {"ratios": ratios_of(times), "seconds": times, "added_bytes": memory}
+    write_json(flags.output, results)
+
+
+def ratios_of(times: dict[str, dict[str, Timing]]) -> dict[str, float]:
+    """Return the times of the rivals over ours, of medians."""
+    return {
+        f"{case}: {name} / {OURS}": taken[name].median / taken[OURS].median
+        for case, taken in times.items()
+        for name in RIVALS
+    }
 
 
 def _time_cell(timing: Timing, ours: Timing) -> str:

@@ -47,6 +47,9 @@ def test_selection_benchmark_prints_and_writes(tmp_path, capsys):
     written = json.loads((tmp_path / "selection.json").read_text())
     names = [case.name for case in selection.make_cases(toy=True)]
     assert list(written["seconds"]) == names
+    first = {name: taken["median"] for name, taken in written["seconds"][names[0]].items()}
+    ratio = first["jnp.sort"] / first[selection.OURS]
+    assert written["ratios"][f"{names[0]}: jnp.sort / {selection.OURS}"] == ratio
     assert written["added_bytes"][names[-1]][selection.OURS] >= 0
     assert written["environment"]["versions"]["jax"] == jax.__version__
     assert "| 1,000 scores" in capsys.readouterr().out
