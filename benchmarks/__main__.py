@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common import chosen
 from benchmarks.targets import print_targets
 
 BENCHMARKS = (
@@ -53,10 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="the table of targets alone")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"))
     flags = parser.parse_args(arguments)
-    names = flags.only.split(",") if flags.only else list(BENCHMARKS)
-    unknown = sorted(set(names) - set(BENCHMARKS))
-    if unknown:
-        parser.error(f"unknown benchmark {unknown[0]!r}; known: {', '.join(BENCHMARKS)}")
+    names = chosen(parser, "benchmark", flags.only, BENCHMARKS)
     failed = []
     for name in [] if flags.table else names:
         print(f"\n== {name}", flush=True)

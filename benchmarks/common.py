@@ -1,5 +1,6 @@
 """What every benchmark shares: interleaved timing, the environment, tables and JSON files."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -7,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,10 +76,33 @@ def ratio_spread(first: Timing, second: Timing) -> list[float]:
     return sorted((first.least / second.least, first.most / second.most))
 
 
+def chosen(
+    parser: argparse.ArgumentParser, what: str, text: str | None, known: Collection[str]
+) -> list[str]:
+    """Return the names of a flag, separated by commas; all known ones without a text.
+
+    An unknown one ends the program by `parser.error`, in a line that says `what` it should be.
+    """
+    names = list(known) if text is None else text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
+    return names
+
+
 def milliseconds(timing: Timing, digits: int = 1) -> list[str]:
     """Return the median, and the fastest to the slowest call, as two cells of a table."""
     median, least, most = (f"{1e3 * value:.{digits}f}" for value in timing[:3])
     return [median, f"{least} to {most}"]
+
+
+def milliseconds_cell(timing: Timing) -> str:
+    """Return the median, and the fastest to the slowest call, as one cell; three digits each.
+
+    >>> milliseconds_cell(Timing(0.0123, 0.01, 0.5, 3))
+    '12.3 (10 to 500)'
+    """
+    median, least, most = (f"{1e3 * value:.3g}" for value in timing[:3])
+    return f"{median} ({least} to {most})"
 
 
 def environment() -> dict[str, Any]:

@@ -27,10 +27,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import print_table, time_interleaved, write_json
+from benchmarks.common import chosen, print_table, time_interleaved, write_json
 from benchmarks.loops import Loop
 from benchmarks.training import Training
-from experiments.models import activations
+from experiments.models import MODEL_NAMES, activations
 from experiments.models.layers import BatchNorm
 
 MAXIMUM, SELECTION = "maximum", "selection"
@@ -144,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, help="images a step; 128 by default")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/cpu_step.json"))
     flags = parser.parse_args(arguments)
-    names = (flags.networks or ("resnet20" if flags.toy else "resnet32")).split(",")
+    default = "resnet20" if flags.toy else "resnet32"
+    names = chosen(parser, "network", flags.networks or default, MODEL_NAMES)
     batch_size = flags.batch_size or (2 if flags.toy else 128)
     steps = {}
     for name in names:

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 import supjax
-from benchmarks.common import print_table, time_interleaved, write_json
+from benchmarks.common import milliseconds_cell, print_table, time_interleaved, write_json
 from benchmarks.decoders import BASE, OURS, pillow_image, prepare
 from experiments.data import (
     Augmentation,
@@ -210,11 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(
         ["", "milliseconds", "share"],
         [
-            [
-                name,
-                f"{1e3 * t.median:.3g} ({1e3 * t.least:.3g} to {1e3 * t.most:.3g})",
-                f"{100 * t.median / step:.2g} %",
-            ]
+            [name, milliseconds_cell(t), f"{100 * t.median / step:.2g} %"]
             for name, t in times.items()
         ],
     )

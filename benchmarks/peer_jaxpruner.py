@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 
 import supjax
-from benchmarks.shapes import random_network
 from benchmarks.sparsify_overhead import Weights, plain_step, sparse_steps
 
 OURS, PEER, PLAIN = "supjax", "jaxpruner", "plain optax"
@@ -21,11 +20,6 @@ METHODS = {"static": "static_sparse", "set": "set", "rigl": "rigl", "gmp": "glob
 """Our name of a method -> the peer's."""
 
 Call = Callable[[], Any]
-
-
-def network(toy: bool) -> dict[str, Any]:
-    """Random kernels of ResNet-50 shape."""
-    return random_network(toy, dense_parts=False)
 
 
 def our_topology(method: str) -> supjax.TopologyTransform:

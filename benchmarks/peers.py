@@ -34,6 +34,7 @@ from benchmarks.common import (
 )
 from benchmarks.peer_path import VARIABLE, add_peer_paths, load_jaxpruner, load_reference
 from benchmarks.peer_reference import PeerNetwork
+from benchmarks.shapes import random_network
 
 OURS, PYTORCH = pruning.OURS, "pytorch"
 
@@ -43,7 +44,7 @@ Timer = Callable[[dict[str, Callable[[], Any]]], dict[str, Timing]]
 
 def against_jaxpruner(jaxpruner: Any, toy: bool, timer: Timer) -> tuple[Times, dict[str, float]]:
     """Times by case and contender, and the ratios."""
-    params = pruning.network(toy)
+    params = random_network(toy, dense_parts=False)
     times = {}
     for method in pruning.METHODS:
         if method == "static":

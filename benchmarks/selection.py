@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common import Timing, print_table, time_interleaved, write_json
+from benchmarks.common import Timing, milliseconds_cell, print_table, time_interleaved, write_json
 from benchmarks.memory import added_bytes
 from benchmarks.shapes import resnet50_kernels
 from supjax import global_top_k_masks, top_k_mask
@@ -187,8 +187,7 @@ def ratios_of(times: dict[str, dict[str, Timing]]) -> dict[str, float]:
 
 
 def _time_cell(timing: Timing, ours: Timing) -> str:
-    median, least, most = (f"{1e3 * value:.3g}" for value in timing[:3])
-    return f"{median} ({least} to {most}), {timing.median / ours.median:.1f}"
+    return f"{milliseconds_cell(timing)}, {timing.median / ours.median:.1f}"
 
 
 if __name__ == "__main__":

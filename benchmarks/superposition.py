@@ -22,7 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import supjax
-from benchmarks.common import Timing, print_table, ratio_spread, time_interleaved, write_json
+from benchmarks.common import (
+    Timing,
+    milliseconds_cell,
+    print_table,
+    ratio_spread,
+    time_interleaved,
+    write_json,
+)
 from benchmarks.memory import added_bytes
 from benchmarks.shapes import kernel_shapes
 from supjax.averaging import running_mean
@@ -116,13 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(
         ["", OURS, NUMPY_COPY, JNP_COPY, f"times {NUMPY_COPY}", f"times {JNP_COPY}"],
         [
-            [case, *map(_cell, taken.values())]
+            [case, *map(milliseconds_cell, taken.values())]
             + [f"{ratios[f'{case}, times a {copy}']:.2f}" for copy in (NUMPY_COPY, JNP_COPY)]
             for case, taken in times.items()
         ],
     )
     print(f"The parts of a fold at {100 * SPARSITIES[-1]:.0f} %, milliseconds")
-    print_table(["", "median (least to most)"], [[n, _cell(t)] for n, t in part_times.items()])
+    print_table(
+        ["", "median (least to most)"], [[n, milliseconds_cell(t)] for n, t in part_times.items()]
+    )
     memory = {}
     if jax.default_backend() == "cpu":
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(tickets[0].params))
@@ -142,11 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "spreads": spreads,
         },
     )
-
-
-def _cell(timing: Timing) -> str:
-    median, least, most = (f"{1e3 * value:.3g}" for value in timing[:3])
-    return f"{median} ({least} to {most})"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import chosen, print_table, write_json
 from benchmarks.loops import Loop, seconds, time_pairs
 from benchmarks.memory import peak_device_bytes
 from benchmarks.training import EXAMPLE, Training, method_groups, tree_bytes
@@ -164,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds a program")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/train_step.json"))
     flags = parser.parse_args(arguments)
-    networks = flags.networks.split(",") if flags.networks else [*(TOY if flags.toy else NETWORKS)]
+    networks = chosen(parser, "network", flags.networks, TOY if flags.toy else NETWORKS)
+    chosen(parser, "method", flags.methods, ("all", *METHODS))
     peaks = {} if flags.toy else {name: peaks_of(name, flags) for name in networks[:1]}
     if any(peaks.values()):
         peaks |= {name: peaks_of(name, flags) for name in networks[1:]}

@@ -110,15 +110,7 @@ class Run:
             eval_every=config.eval_every_epochs * self.steps_per_epoch,
             log_every=max(self.steps_per_epoch // config.logs_per_epoch, 1),
         )
-        self.walk = make_walk(config, self.parts, self.dataset, devices, self.seeds)
-        self.shelf = TicketShelf(members, self.seeds, self.parts.model, self.walk)
-        self.densities = self.seeds.lift(supjax.density)
-        self.explored = self.seeds.lift(exploration_rate)
-        self.finite = jax.jit(self.seeds.lift(all_finite))
-        self.clock = Clock()
-        self.sums = self.zero_sums()
-        self.saved_step, self.saved_at = 0, time.monotonic()
-        with ExitStack() as claims:  # given back if anything here fails
+        with ExitStack() as claims:  # given back if anything below fails
             if self.primary:
                 for member in members:
                     check_config(member.workdir, member.config.to_dict())
@@ -128,6 +120,14 @@ class Run:
             self.checkpoints = [
                 Checkpoints(member.workdir, keep=keep, primary=self.primary) for member in members
             ]
+            self.walk = make_walk(config, self.parts, self.dataset, devices, self.seeds)
+            self.shelf = TicketShelf(members, self.seeds, self.parts.model, self.walk)
+            self.densities = self.seeds.lift(supjax.density)
+            self.explored = self.seeds.lift(exploration_rate)
+            self.finite = jax.jit(self.seeds.lift(all_finite))
+            self.clock = Clock()
+            self.sums = self.zero_sums()
+            self.saved_step, self.saved_at = 0, time.monotonic()
             self.claims = claims.pop_all()
 
     def train(self) -> TrainState:

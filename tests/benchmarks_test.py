@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import selection
+from benchmarks import cpu_step, selection, train_step
 from benchmarks.common import time_interleaved
 from benchmarks.shapes import resnet50_kernels
 
@@ -14,6 +14,21 @@ def test_resnet50_has_the_published_number_of_weights():
     kernels = resnet50_kernels()
     assert len(kernels) == 54
     assert sum(map(math.prod, kernels.values())) == 25_502_912
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "flag", "message"),
+    [
+        (train_step, "--networks=resnet33", "unknown network 'resnet33'; known: resnet32, vgg16"),
+        (train_step, "--methods=rigl,sett", "unknown method 'sett'; known: all, dense"),
+        (cpu_step, "--networks=vgg", "unknown network 'vgg'; known: digits_cnn"),
+    ],
+)
+def test_a_misspelt_name_is_answered_in_one_line(benchmark, flag, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main([flag])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_spent_budget_leaves_three_calls():

@@ -6,6 +6,7 @@ import pytest
 
 import supjax
 from benchmarks import cifar_network, peer_jaxpruner, peer_path, peers
+from benchmarks.shapes import random_network
 
 
 def test_without_peers_it_says_what_to_set(tmp_path, capsys, monkeypatch):
@@ -25,7 +26,7 @@ def test_a_package_that_is_not_there_is_named(capsys):
 
 @pytest.mark.parametrize("method", ["set", "rigl", "gmp"])
 def test_our_mask_update_reaches_its_density(method):
-    params = peer_jaxpruner.network(toy=True)
+    params = random_network(toy=True, dense_parts=False)
     moved = peer_jaxpruner.our_mask_update(method, params)()
     # halfway through its ramp GMP has 1 - 0.9 (1 - (1/2)^3) of the weights left
     expected = 1 - 0.9 * (1 - 0.5**3) if method == "gmp" else peer_jaxpruner.DENSITY
@@ -34,7 +35,7 @@ def test_our_mask_update_reaches_its_density(method):
 
 @pytest.mark.parametrize("method", list(peer_jaxpruner.METHODS))
 def test_our_optimizer_step_moves_the_weights(method):
-    params = peer_jaxpruner.network(toy=True)
+    params = random_network(toy=True, dense_parts=False)
     weights = peer_jaxpruner.Weights(peer_jaxpruner.optimizer(), params)
     before = jax.device_get(weights.params)
     stepped = peer_jaxpruner.our_step(method, weights)()[0]

@@ -39,9 +39,8 @@ def _features(
         else:
             bias_init = torch_bias(9 * x.shape[-1])
             layer = conv(channels, (3, 3), padding=1, bias_init=bias_init, name=f"{prefix}_{place}")
-            x = (
-                convolve(layer, x) if train else layer(x)
-            )  # operations are counted in the plain form
+            # Evaluation keeps the plain form, in which operations are counted.
+            x = convolve(layer, x) if train else layer(x)
             x = relu(norm(name=f"{prefix}_{place + 1}")(x))
             place += 3
     return x
