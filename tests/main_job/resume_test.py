@@ -22,6 +22,7 @@ from experiments import train
 from experiments.checkpoints import CheckpointError
 from experiments.data.checks import CorruptImageError
 from experiments.errors import DivergedError, InterruptedRunError, RunError
+from experiments.files import claimed
 from experiments.metrics import read_metrics
 
 STOPS = {
@@ -165,3 +166,16 @@ def test_signals_are_python_s_own_again_after_a_run(finished):
     with contextlib.suppress(RunError):
         train.train_and_evaluate(tiny_config({"method": "rgl"}), finished.workdir)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_folder_is_claimed_before_the_data_move_and_given_back_by_a_failing_start(
+    tmp_path, monkeypatch
+):
+    def unreachable(*arguments):
+        raise RunError("no device left")
+
+    monkeypatch.setattr(train, "make_walk", unreachable)
+    with pytest.raises(RunError, match="no device left"):
+        run_tiny(tmp_path)
+    with claimed(tmp_path / "config.json"), pytest.raises(RunError, match="is in use"):
+        run_tiny(tmp_path)
