@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 import supjax
 from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
 from benchmarks.shapes import random_network
-from experiments.checkpoints import Checkpoints
+from experiments.checkpoints.manager import Checkpoints
 from supjax.training import TrainState
 
 SPARSE, DENSE = "sparse, Checkpoints", "dense, orbax"

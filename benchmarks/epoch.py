@@ -22,15 +22,15 @@ import jax
 import numpy as np
 
 from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
-from experiments.build import Parts, build, open_dataset
 from experiments.configs import digits
 from experiments.data.arrays import ArrayDataset, epoch_permutation
 from experiments.data.feeding import prefetch_to_device
 from experiments.data.types import Augmentation, Batch, Split
-from experiments.initial import make_initial_state
-from experiments.walks.resident import DATA_KEY, ResidentWalk
-from experiments.walks.seed_axis import SeedAxis
-from experiments.walks.steps import Steps, zero_sums
+from experiments.run.build import Parts, build, open_dataset
+from experiments.run.initial import make_initial_state
+from experiments.run.resident import DATA_KEY, ResidentWalk
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.steps import Steps, zero_sums
 
 STEPWISE, FUSED = "on the device", "on the device, one dispatch"
 PLAIN, AHEAD = "from the host", "from the host, two ahead"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.tickets import Member
+from experiments.run.tickets import Member
 from experiments.train import Run
 
 

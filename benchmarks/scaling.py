@@ -26,7 +26,7 @@ import jax
 from benchmarks.common import print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
 from experiments.command_line import load_config
-from experiments.tickets import Member
+from experiments.run.tickets import Member
 
 
 class Contender(NamedTuple):

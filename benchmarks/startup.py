@@ -29,10 +29,10 @@ from ml_collections import ConfigDict
 import supjax
 from benchmarks.common import Timing, print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
-from experiments.build import build, open_dataset
 from experiments.command_line import CONFIGS, load_config
-from experiments.compilation_cache import enable_compilation_cache
-from experiments.tickets import Member
+from experiments.run.build import build, open_dataset
+from experiments.run.tickets import Member
+from experiments.start_jax import enable_compilation_cache
 from experiments.train import Run
 
 DIGITS = str(CONFIGS / "digits.py")

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 import supjax
-from experiments.build import WITHOUT_GROWTH
 from experiments.models import create_model
+from experiments.run.build import WITHOUT_GROWTH
 from supjax.topologies import METHODS
 from supjax.training import TrainState
 from supjax.types import Masks, Params, TopologyState, TopologyTransform

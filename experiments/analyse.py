@@ -15,12 +15,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import analysis_sections as sections
+from experiments.analysis import sections
+from experiments.analysis.finished_run import FinishedRun
 from experiments.command_line import run_command
-from experiments.compilation_cache import enable_compilation_cache
-from experiments.files import write_text
-from experiments.finished_run import FinishedRun
-from experiments.summary import MAX_COLUMNS, RULED
+from experiments.records.folder import write_text
+from experiments.records.summary import MAX_COLUMNS, RULED
+from experiments.start_jax import start_jax
 
 ANALYSIS_FOLDER = "analysis"
 JSON_FILE = "analysis.json"
@@ -107,7 +107,7 @@ def render(found: Mapping[str, Any]) -> str:
 def main() -> None:
     """Analyse the run, and print the table and what was written."""
     given = flags.FLAGS
-    enable_compilation_cache("auto")
+    start_jax()
     workdir = Path(given.workdir)
     run = FinishedRun(workdir, batches=given.batches, data_dir=given.data_dir)
     found = analyse(run, points=given.points, grid=given.grid)

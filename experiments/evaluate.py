@@ -7,14 +7,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.build import build, open_dataset
 from experiments.command_line import define_config, run_command
-from experiments.compilation_cache import enable_compilation_cache
 from experiments.configs import common
+from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError, RunError
-from experiments.validation import check_config_values, check_devices
-from experiments.walks import make_walk
-from experiments.walks.seed_axis import SeedAxis
+from experiments.run.build import build, open_dataset
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.sources import make_walk
+from experiments.start_jax import start_jax
 from supjax.ticket_io import load_metadata, load_ticket
 from supjax.tickets import check_same_shapes
 
@@ -74,7 +74,7 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
 def main() -> None:
     """Print the line."""
     given = flags.FLAGS
-    enable_compilation_cache("auto")
+    start_jax()
     print(evaluate(Path(given.ticket), given.config, given.split, given.data_dir))
 
 

@@ -10,9 +10,8 @@ import jax
 from absl import flags
 
 from experiments.command_line import CONFIGS, define_config, run_command
-from experiments.compilation_cache import enable_compilation_cache
-from experiments.determinism import use_deterministic_ops
 from experiments.errors import ConfigError
+from experiments.start_jax import start_jax
 from experiments.train import train_and_evaluate
 
 
@@ -31,9 +30,10 @@ def define_flags() -> None:
 def main() -> None:
     """Run the experiment that the flags describe."""
     given = flags.FLAGS
-    if given.config.deterministic:
-        use_deterministic_ops()
-    enable_compilation_cache(given.config.runtime.compilation_cache)
+    start_jax(
+        deterministic=given.config.deterministic,
+        compilation_cache=given.config.runtime.compilation_cache,
+    )
     group = (given.coordinator, given.processes, given.process)
     if any(value is not None for value in group):
         if None in group or given.process >= given.processes:

@@ -15,11 +15,11 @@ from absl import flags
 
 from experiments.command_line import run_command
 from experiments.errors import ConfigError, RunError
-from experiments.files import CONFIG_FILE, write_text
-from experiments.published import SOURCE
-from experiments.report_plots import accuracy_figure, gain_figure
-from experiments.report_statistics import Cell, collect, mean_and_deviation, paired
-from experiments.summary import is_finished, read_summary
+from experiments.records.folder import CONFIG_FILE, write_text
+from experiments.records.summary import is_finished, read_summary
+from experiments.study.plots import accuracy_figure, gain_figure
+from experiments.study.published import SOURCE
+from experiments.study.statistics import Cell, collect, mean_and_deviation, paired
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Path]]:

@@ -17,14 +17,13 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.checkpoints import Checkpoints, check_config
+from experiments.checkpoints.manager import Checkpoints, check_config
 from experiments.command_line import CONFIGS, define_config, run_command
-from experiments.compilation_cache import enable_compilation_cache
-from experiments.determinism import use_deterministic_ops
 from experiments.errors import ConfigError, DivergedError, OutOfStepError
-from experiments.files import SEED_PLACE
-from experiments.summary import is_finished
-from experiments.tickets import Member
+from experiments.records.folder import SEED_PLACE
+from experiments.records.summary import is_finished
+from experiments.run.tickets import Member
+from experiments.start_jax import start_jax
 from experiments.train import train_together
 
 
@@ -102,9 +101,10 @@ def main() -> None:
     """Train the seeds that the flags name."""
     given = flags.FLAGS
     members = make_members(given.config, given.seeds, given.workdir)
-    if given.config.deterministic:
-        use_deterministic_ops()
-    enable_compilation_cache(given.config.runtime.compilation_cache)
+    start_jax(
+        deterministic=given.config.deterministic,
+        compilation_cache=given.config.runtime.compilation_cache,
+    )
     train_seeds(members)
 
 

@@ -25,8 +25,8 @@ from absl import flags
 from experiments.command_line import CONFIGS, run_command
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import ConfigError, RunError
-from experiments.files import SEED_PLACE
-from experiments.summary import is_finished, read_summary
+from experiments.records.folder import SEED_PLACE
+from experiments.records.summary import is_finished, read_summary
 
 LOG_FILE = "log.txt"
 """What a process printed, in the folder of its first cell."""

@@ -14,24 +14,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.build import build, open_dataset
-from experiments.checkpoints import Checkpoints, check_config
-from experiments.clock import Clock
+from experiments.checkpoints.manager import Checkpoints, check_config
+from experiments.configs.rules import check_config_values, check_devices
 from experiments.data.checks import CorruptImageError
 from experiments.errors import DivergedError, InterruptedRunError, OutOfStepError, RunError
-from experiments.files import CONFIG_FILE, claimed
-from experiments.finish import finish_run
-from experiments.initial import make_initial_state
-from experiments.metrics import MetricWriter
-from experiments.processes import agree, wait_for_all
-from experiments.progress import Progress
-from experiments.signals import StopSignals
-from experiments.tickets import Member, TicketShelf, clear_unfinished
-from experiments.timeline import Timeline
-from experiments.validation import check_config_values, check_devices
-from experiments.walks import make_walk
-from experiments.walks.seed_axis import SeedAxis
-from experiments.walks.steps import NEVER, next_step, restored_sums, zero_sums
+from experiments.records.folder import CONFIG_FILE, claimed
+from experiments.records.metrics import MetricWriter
+from experiments.records.progress import Progress
+from experiments.run.build import build, open_dataset
+from experiments.run.finish import finish_run
+from experiments.run.host import Clock, StopSignals, agree, wait_for_all
+from experiments.run.initial import make_initial_state
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.sources import make_walk
+from experiments.run.steps import NEVER, next_step, restored_sums, zero_sums
+from experiments.run.tickets import Member, TicketShelf, clear_unfinished
+from experiments.run.timeline import Timeline
 from supjax.analysis import exploration_rate
 from supjax.training import TrainState
 from supjax.types import PyTree

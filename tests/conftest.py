@@ -24,5 +24,5 @@ else:
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
-    """Small vectors computed by the authors' PyTorch code; see tests/data/README.md."""
-    return Path(__file__).parent / "data"
+    """Small vectors computed by the authors' PyTorch code; see tests/vectors/README.md."""
+    return Path(__file__).parent / "vectors"

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 
 import supjax
-from experiments.build import build, open_dataset
 from experiments.configs.common import restored
+from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import RunError
-from experiments.files import CONFIG_FILE
-from experiments.finish import image_flops
-from experiments.summary import read_summary
-from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
-from experiments.validation import check_config_values, check_devices
-from experiments.walks import make_walk
-from experiments.walks.seed_axis import SeedAxis
+from experiments.records.folder import CONFIG_FILE
+from experiments.records.summary import read_summary
+from experiments.run.build import build, open_dataset
+from experiments.run.finish import image_flops
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.sources import make_walk
+from experiments.run.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
 from supjax.ticket_io import load_ticket
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments.plot_style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
+from experiments.run.plots.style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
 
 CONTOURS = 14
 """Number of levels of loss in a plane."""

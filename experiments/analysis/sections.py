@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import supjax
-from experiments import analysis_plots as plots
-from experiments.finished_run import FinishedRun
-from experiments.metrics import read_metrics
+from experiments.analysis import plots
+from experiments.analysis.finished_run import FinishedRun
+from experiments.records.metrics import read_metrics
 from supjax import analysis
 
 MARGIN = 0.3

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.checkpoint_format import MismatchError, pack, unpack
+from experiments.checkpoints.format import MismatchError, pack, unpack
+from experiments.checkpoints.npz_handler import NpzHandler, NpzRestore, NpzSave
 from experiments.errors import RunError
-from experiments.files import CONFIG_FILE, write_text
-from experiments.npz_handler import NpzHandler, NpzRestore, NpzSave
+from experiments.records.folder import CONFIG_FILE, write_text
 from supjax.training import TrainState
 
 
@@ -202,7 +202,7 @@ def check_config(workdir: str | Path, config: dict[str, Any]) -> None:
     ...     check_config(folder, {"optimizer": {"momentum": 0.8}})
     Traceback (most recent call last):
       ...
-    experiments.checkpoints.CheckpointError: ... belongs to another config:
+    experiments.checkpoints.manager.CheckpointError: ... belongs to another config:
     optimizer.momentum: 0.9 in the workdir, 0.8 given
     """
     path = Path(workdir) / CONFIG_FILE

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from experiments.build import RAMPED
 from experiments.data.catalog import KNOWN_SETS
 from experiments.errors import ConfigError
 from experiments.models import MODEL_NAMES
+from experiments.run.build import RAMPED
 from supjax.allocation import exact
 from supjax.cycles import CYCLES
 from supjax.densities import DISTRIBUTIONS

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.event_file import EventFile
-from experiments.files import write_text
+from experiments.records.event_file import EventFile
+from experiments.records.folder import write_text
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.files import write_text
+from experiments.records.folder import write_text
 
 SUMMARY_FILE = "summary.json"
 MAX_COLUMNS = 100

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 import supjax
-from experiments.build import density_schedule
-from experiments.plots import plot_run
-from experiments.processes import wait_for_all
-from experiments.summary import render_table, write_summary
-from experiments.tickets import PRETRAINED, Member, superposed_name, ticket_name, ticket_path
+from experiments.records.summary import render_table, write_summary
+from experiments.run.build import density_schedule
+from experiments.run.host import wait_for_all
+from experiments.run.plots import plot_run
+from experiments.run.tickets import PRETRAINED, Member, superposed_name, ticket_name, ticket_path
 from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.training import TrainState

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.build import Parts
-from experiments.walks import Walk
+from experiments.run.build import Parts
+from experiments.run.sources import Walk
 from supjax.training import TrainState
 
 

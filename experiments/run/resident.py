@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 import supjax
-from experiments.build import Parts
 from experiments.data.arrays import ArrayDataset, epoch_permutation, train_batch
 from experiments.data.types import Augmentation, Batch, Shard, Split
-from experiments.walks.seed_axis import SeedAxis
-from experiments.walks.steps import (
+from experiments.run.build import Parts
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.steps import (
     Steps,
     join_superposition,
     mean_scores,

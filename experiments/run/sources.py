@@ -7,14 +7,14 @@ import jax
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.build import Parts
 from experiments.data.arrays import ArrayDataset
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch
 from experiments.errors import ConfigError
-from experiments.walks.resident import ResidentWalk
-from experiments.walks.seed_axis import SeedAxis
-from experiments.walks.streamed import StreamedWalk
+from experiments.run.build import Parts
+from experiments.run.resident import ResidentWalk
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.streamed import StreamedWalk
 from supjax.training import TrainState
 from supjax.types import PyTree
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import supjax
-from experiments.build import AXIS, Parts, make_metrics_fn
 from experiments.data.types import Batch, Shard
-from experiments.walks.seed_axis import SeedAxis
+from experiments.run.build import AXIS, Parts, make_metrics_fn
+from experiments.run.seed_axis import SeedAxis
 from supjax.training import TrainState
 from supjax.types import PyTree
 

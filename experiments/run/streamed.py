@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 import supjax
-from experiments.build import Parts
 from experiments.data.feeding import prefetch_to_device
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch, Shard
-from experiments.walks.seed_axis import SeedAxis
-from experiments.walks.steps import (
+from experiments.run.build import Parts
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.steps import (
     Steps,
     join_superposition,
     mean_scores,

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.build import target_density
-from experiments.metrics import MetricWriter
-from experiments.progress import Progress
-from experiments.timeline import Timeline
-from experiments.walks import Walk
-from experiments.walks.seed_axis import SeedAxis
+from experiments.records.metrics import MetricWriter
+from experiments.records.progress import Progress
+from experiments.run.build import target_density
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.sources import Walk
+from experiments.run.timeline import Timeline
 from supjax.ticket_io import save_ticket
 from supjax.training import TrainState
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.plot_style import BLACK, BLUE, DPI, ORANGE, WIDTH
-from experiments.report_statistics import Cell, mean_and_deviation, paired
+from experiments.run.plots.style import BLACK, BLUE, DPI, ORANGE, WIDTH
+from experiments.study.statistics import Cell, mean_and_deviation, paired
 
 LINE, PANEL, FRAME = 0.42, 0.75, 0.7
 """Inches of height for a cell, around a panel, and for title and legend."""

@@ -10,7 +10,7 @@ from scipy import stats
 
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import RunError
-from experiments.published import Published, published_cells, published_setup
+from experiments.study.published import Published, published_cells, published_setup
 
 CONFIDENCE = 0.95
 

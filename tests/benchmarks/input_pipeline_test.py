@@ -1,10 +1,10 @@
 import json
 
 import numpy as np
-from tiny_sets import encode, smooth_image
 
 from benchmarks import decoders, input_pipeline
 from experiments.data.crops import Box
+from tests.helpers.tiny_sets import encode, smooth_image
 
 
 def test_all_contenders_make_nearly_the_same_images():

@@ -2,10 +2,10 @@ import json
 from contextlib import ExitStack
 
 import pytest
-from main_command import CACHE
 
 from benchmarks import scaling
 from experiments.command_line import CONFIGS
+from tests.helpers.main_command import CACHE
 
 
 def test_scaling_benchmark_prints_and_writes(tmp_path, capsys, monkeypatch):

@@ -5,7 +5,10 @@ import re
 
 import jax
 import pytest
-from docs_pages import (
+
+from experiments.command_line import check_field
+from experiments.sweep import parse_grid
+from tests.helpers.docs_pages import (
     DOCS,
     PAGES,
     ROOT,
@@ -16,9 +19,6 @@ from docs_pages import (
     page_name,
     prose,
 )
-
-from experiments.command_line import check_field
-from experiments.sweep import parse_grid
 
 PRELUDE = {
     "README.md": "import jax.numpy as jnp\nparams, tickets = {'kernel': jnp.ones((4, 5))}, []\n"

@@ -7,15 +7,15 @@ import statistics
 import jax
 import jax.numpy as jnp
 import pytest
-from docs_pages import DOCS, ROOT, commands, config_of, flag_values, sections, table
 
 import supjax
-from experiments.build import cycle_plan
 from experiments.models import create_model
-from experiments.published import CONFIG_OF_CELL, Published, published_cells, published_setup
+from experiments.run.build import cycle_plan
+from experiments.study.published import CONFIG_OF_CELL, Published, published_cells, published_setup
 from experiments.sweep import parse_grid
 from supjax.analysis import layer_flops, total_flops
 from supjax.topologies import METHODS
+from tests.helpers.docs_pages import DOCS, ROOT, commands, config_of, flag_values, sections, table
 
 HEADINGS = [
     "What it does",

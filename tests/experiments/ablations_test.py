@@ -3,12 +3,12 @@
 import functools
 
 import pytest
-from docs_pages import DOCS, commands, config_of, flag_values
 
-from experiments.build import build, cycle_plan, open_dataset
 from experiments.configs import cifar100_resnet50, digits
+from experiments.configs.rules import check_config_values
+from experiments.run.build import build, cycle_plan, open_dataset
 from experiments.sweep import parse_grid
-from experiments.validation import check_config_values
+from tests.helpers.docs_pages import DOCS, commands, config_of, flag_values
 
 GRIDS = [
     flags["grid"]

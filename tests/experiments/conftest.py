@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tiny_runs import Compilations, run_tiny
 
 from experiments import train
-from experiments.clock import Clock
+from experiments.run.host import Clock
+from tests.helpers.tiny_runs import Compilations, run_tiny
 
 
 class FinishedRun(NamedTuple):

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from tiny_runs import tiny_config
 
 from experiments.errors import ConfigError, RunError
 from experiments.evaluate import evaluate
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
+from tests.helpers.tiny_runs import tiny_config
 
 
 def scores(line):

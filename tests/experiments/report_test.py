@@ -4,11 +4,11 @@ import csv
 import json
 
 import pytest
-from report_runs import pair, published, summary, write
 
 from experiments.errors import RunError
 from experiments.report import COLUMNS, find_runs, markdown, row, write_report
-from experiments.report_statistics import collect
+from experiments.study.statistics import collect
+from tests.helpers.report_runs import pair, published, summary, write
 
 
 def rows(text):

@@ -11,12 +11,12 @@ import pytest
 from experiments import seeds, train
 from experiments.configs import digits
 from experiments.errors import ConfigError, DivergedError, InterruptedRunError
-from experiments.metrics import read_metrics
-from experiments.summary import is_finished, read_summary
-from experiments.tickets import Member
+from experiments.records.metrics import read_metrics
+from experiments.records.summary import is_finished, read_summary
+from experiments.run.resident import ResidentWalk
+from experiments.run.steps import NEVER
+from experiments.run.tickets import Member
 from experiments.train import Run, train_and_evaluate, train_together
-from experiments.walks.resident import ResidentWalk
-from experiments.walks.steps import NEVER
 from supjax.ticket_io import load_ticket
 
 SEEDS = (3, 5)

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 import supjax
-from experiments.checkpoints import Checkpoints
+from experiments.checkpoints.manager import Checkpoints
 from supjax.parallel import data_parallel
 from supjax.superpose import initial_active
 from supjax.training import TrainState, create_train_state

@@ -10,10 +10,9 @@ import os
 import sys
 import warnings
 
-from tiny_runs import Compilations
-
 from experiments.command_line import run_command
 from experiments.main import define_flags, main
+from tests.helpers.tiny_runs import Compilations
 
 
 def run(arguments: list[str]) -> tuple[int, str]:

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tiny_runs import tiny_flags
+from tests.helpers.tiny_runs import tiny_flags
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "jax-tests"
 
 ENVIRONMENT = {

@@ -5,10 +5,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_runs import FILES, read_json, same_masks
 
-from experiments.metrics import read_metrics
+from experiments.records.metrics import read_metrics
 from supjax.ticket_io import load_ticket
+from tests.helpers.tiny_runs import FILES, read_json, same_masks
 
 
 def assert_same_results(first: Path, second: Path) -> None:

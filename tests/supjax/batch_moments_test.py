@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from norm_nets import ticket_of, training
 
 from supjax.batch_stats import recompute_batch_stats
 from supjax.types import Ticket
+from tests.helpers.norm_nets import ticket_of, training
 
 
 class Hidden(nn.Module):

@@ -9,10 +9,10 @@ import pytest
 from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
-from norm_nets import Net, ticket_of, training
 
 from supjax.batch_stats import average_batch_stats, recompute_batch_stats
 from supjax.types import Ticket
+from tests.helpers.norm_nets import Net, ticket_of, training
 
 
 @pytest.fixture(scope="module")

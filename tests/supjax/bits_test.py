@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import masked_trees
 
 from supjax.bits import pack_masks, unpack_masks
+from tests.helpers.strategies import masked_trees
 
 
 @given(masked_trees())

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import params_trees
 
 import supjax
 from supjax.allocation import budget
 from supjax.densities import layer_counts
 from supjax.masks import is_none
+from tests.helpers.strategies import params_trees
 
 
 def shaped(shapes):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_problem
 
 from supjax.masked_update import mask_optimizer_state, masked_update
+from tests.helpers import tiny_problem
 
 MASK = jnp.arange(54).reshape(tiny_problem.SHAPE) % 3 == 0
 MASKS = {

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import Layer, masked_trees, params_trees
 
 import supjax
 from supjax.masks import as_masks, check_masks, is_none, leaf_key, map_maskable, paired
+from tests.helpers.strategies import Layer, masked_trees, params_trees
 
 KERNEL = jnp.array([[1.0, 0.0], [-2.0, 3.0]])
 MASK = jnp.array([[True, False], [False, True]])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import masked_trees, values
 
 import supjax
 from supjax.prune_grow import (
@@ -21,6 +20,7 @@ from supjax.prune_grow import (
     magnitude,
     random_scores,
 )
+from tests.helpers.strategies import masked_trees, values
 
 KINDS = st.sampled_from(["distinct", "ties", "zeros"])
 

@@ -1,4 +1,4 @@
-"""Densities, mask updates and schedules against the authors' own code (tests/data/README.md)."""
+"""Densities, mask updates and schedules against the authors' own code (tests/vectors/README.md)."""
 
 import json
 from itertools import product

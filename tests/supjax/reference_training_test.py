@@ -1,4 +1,4 @@
-"""Masked SGD and superposition against the authors' own code (tests/data/README.md).
+"""Masked SGD and superposition against the authors' own code (tests/vectors/README.md).
 
 Weights keep PyTorch's layout, convolutions OIHW and dense weights (out, in): steps, masks and means
 work on any array, whatever its axes mean.

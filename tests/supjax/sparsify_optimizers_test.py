@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_problem
 from optax import contrib
 
 import supjax
+from tests.helpers import tiny_problem
 
 STEPS, EVERY = 8, 3
 

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import registry
-import tiny_problem
 
 import supjax
 from supjax import sparsify
 from supjax.bits import unpack_masks
+from tests.helpers import registry, tiny_problem
 
 
 def sparse_kernel(tree):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.analyse import analyse, render
+from experiments.analysis.finished_run import FinishedRun
 from experiments.configs import digits
 from experiments.errors import RunError
-from experiments.finished_run import FinishedRun
-from experiments.summary import read_summary, write_summary
+from experiments.records.summary import read_summary, write_summary
 from experiments.train import train_and_evaluate
 
 POINTS, GRID = 2, 2
@@ -175,7 +175,7 @@ def test_a_damaged_ticket_costs_one_line(copied):
 def test_the_command_tells_an_error_in_one_line(tmp_path):
     command = [sys.executable, "-m", "experiments.analyse", f"--workdir={tmp_path}"]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}: no run in this folder")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import analysis_plots as plots
+from experiments.analysis import plots
 
 
 def drawn(figure):

@@ -16,13 +16,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import bits, make_state, small_state
 
-from experiments import npz_handler
-from experiments.checkpoints import CheckpointError, Checkpoints
+from experiments.checkpoints import npz_handler
+from experiments.checkpoints.manager import CheckpointError, Checkpoints
 from supjax.training import TrainState
+from tests.helpers.checkpoint_states import bits, make_state, small_state
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 def state_of(step: int) -> TrainState:
@@ -30,8 +30,8 @@ def state_of(step: int) -> TrainState:
 
 
 def start_child(*arguments: object, **options: Any) -> subprocess.Popen:
-    script = TESTS / "checkpoint_states.py"
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "JAX_PLATFORMS": "cpu"}
+    script = ROOT / "tests/helpers/checkpoint_states.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)], env=environment, text=True, **options
     )

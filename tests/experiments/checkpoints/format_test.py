@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import PHASES, bits, make_state, odd_state, small_state
 from hypothesis import given
 from jax.sharding import NamedSharding, PartitionSpec
-from strategies import masked_trees
 
-from experiments.checkpoint_format import FORMAT, MANIFEST, MismatchError, pack, unpack
+from experiments.checkpoints.format import FORMAT, MANIFEST, MismatchError, pack, unpack
 from supjax.parallel import data_parallel
 from supjax.training import TrainState
 from supjax.types import Ticket, TopologyState
+from tests.helpers.checkpoint_states import PHASES, bits, make_state, odd_state, small_state
+from tests.helpers.strategies import masked_trees
 
 Change = Callable[[TrainState], TrainState]
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint_states import PHASES, bits, make_state, odd_state, small_state
 
-from experiments.checkpoints import CheckpointError, Checkpoints, check_config
+from experiments.checkpoints.manager import CheckpointError, Checkpoints, check_config
+from tests.helpers.checkpoint_states import PHASES, bits, make_state, odd_state, small_state
 
 CONFIG = {
     "seed": 1,

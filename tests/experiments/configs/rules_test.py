@@ -1,11 +1,11 @@
 """Configs that cannot be run: the field, its value and what is allowed."""
 
 import pytest
-from tiny_runs import tiny_config
 
-from experiments.build import build, open_dataset
+from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError
-from experiments.validation import check_config_values, check_devices
+from experiments.run.build import build, open_dataset
+from tests.helpers.tiny_runs import tiny_config
 
 REFUSED = [
     ("method", "rgl", "method must be one of dense, dsr, .*synflow; got 'rgl'"),

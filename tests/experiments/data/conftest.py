@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_sets import NUM_CLASSES, Tiny, encode, make_arrays, smooth_image
 
 from experiments.data.importing import array_source, read_source, write_tfds
+from tests.helpers.tiny_sets import NUM_CLASSES, Tiny, encode, make_arrays, smooth_image
 
 
 @pytest.fixture(scope="session")

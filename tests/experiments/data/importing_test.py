@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from tiny_sets import NUM_CLASSES, make_arrays
 
 from experiments.data.importing import array_source, read_source
+from tests.helpers.tiny_sets import NUM_CLASSES, make_arrays
 
 PER_BATCH = 3
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

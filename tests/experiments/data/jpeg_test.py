@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
-from tiny_sets import encode, smooth_image
 
 from experiments.data import jpeg
 from experiments.data.checks import CorruptImageError
 from experiments.data.crops import Box
 from experiments.data.decoding import SquareDecoder
+from tests.helpers.tiny_sets import encode, smooth_image
 
 WHOLE = Box(0, 0, 120, 150)
 

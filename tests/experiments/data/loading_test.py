@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tiny_sets import NUM_CLASSES, NUM_TEST, NUM_TRAIN, as_rows, make_arrays
 
 from experiments.data import Augmentation, StreamedDataset, array_cache, load_dataset
 from experiments.data.importing import array_source, write_tfds
+from tests.helpers.tiny_sets import NUM_CLASSES, NUM_TEST, NUM_TRAIN, as_rows, make_arrays
 
 
 def write_cached_arrays(folder, **changes):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tiny_sets import NUM_TRAIN, make_arrays
 
 from experiments.data import load_dataset
 from experiments.prepare_data import prepare
+from tests.helpers.tiny_sets import NUM_TRAIN, make_arrays
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SLOW = """
 import os, time
 from experiments.data.importing import array_source, npz, source

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from tiny_sets import NUM_CLASSES, make_arrays
 
 from experiments.data.importing import array_source, read_source, write_tfds
 from experiments.data.importing.source import Source, SourceSplit
+from tests.helpers.tiny_sets import NUM_CLASSES, make_arrays
 
 
 def read(name, data_dir, split="train"):

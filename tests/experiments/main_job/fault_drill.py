@@ -1,6 +1,6 @@
 r"""Kill the main command at random moments, and compare its end with that of an undisturbed run.
 
-    python -m benchmarks.fault_drill [--kills=20] [--toy] [--seed=0] [--output FILE]
+    python -m tests.experiments.main_job.fault_drill [--kills=20] [--toy] [--seed=0] [--output FILE]
 
 A run of the digits is started as a child process and killed (SIGKILL) again and again: half of the
 times while a checkpoint is being written, otherwise at a training step, while a ticket is being
@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common import print_table, write_json
-from experiments.finish import RESULT_FILE
-from experiments.metrics import METRICS_FILE, read_metrics
-from experiments.summary import SUMMARY_FILE, read_summary
+from experiments.records.metrics import METRICS_FILE, read_metrics
+from experiments.records.summary import SUMMARY_FILE, read_summary
+from experiments.run.finish import RESULT_FILE
 
 OTHER_MOMENTS = {"early": ("step", "start"), "late": ("ticket", "step", "start")}
 """What the other half of the kills waits for; the first tickets come half-way through the run."""
@@ -291,7 +291,7 @@ def run_drill(folder: Path, kills: int, seed: int, flags: Sequence[str]) -> dict
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Drill, print the table, write the JSON file; exit status 1 if the runs differ."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fault_drill")
+    parser = argparse.ArgumentParser(prog="python -m tests.experiments.main_job.fault_drill")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--toy", action="store_true", help="a smaller run")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from main_command import CACHE
 
-from benchmarks import fault_drill
+from tests.experiments.main_job import fault_drill
+from tests.helpers.main_command import CACHE
 
 
 def test_kills_are_spread_over_the_run_and_half_of_them_meet_a_save():

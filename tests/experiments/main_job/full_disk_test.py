@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import run_tiny
 
-from benchmarks.fault_drill import fingerprints
-from experiments.checkpoints import CheckpointError
+from experiments.checkpoints.manager import CheckpointError
 from experiments.errors import RunError
+from tests.experiments.main_job.fault_drill import fingerprints
+from tests.helpers.tiny_runs import run_tiny
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None,

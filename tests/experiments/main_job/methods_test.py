@@ -5,7 +5,12 @@ import math
 import jax
 import numpy as np
 import pytest
-from tiny_runs import (
+
+import supjax
+from experiments.run.build import density_schedule
+from supjax.ticket_io import load_ticket
+from supjax.topologies import METHODS
+from tests.helpers.tiny_runs import (
     FILES,
     SMALLER,
     STEPS_PER_EPOCH,
@@ -14,11 +19,6 @@ from tiny_runs import (
     run_tiny,
     tiny_config,
 )
-
-import supjax
-from experiments.build import density_schedule
-from supjax.ticket_io import load_ticket
-from supjax.topologies import METHODS
 
 DENSITY = 0.2
 SPARSE_GRADIENTS = ("static", "set", "set_itop", "dsr", "mest", "snip", "grasp", "synflow")

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from tiny_runs import SMALLER, TOTAL_STEPS, run_tiny
 
 import supjax
 from supjax.ticket_io import load_ticket
+from tests.helpers.tiny_runs import SMALLER, TOTAL_STEPS, run_tiny
 
 PLAIN = {**SMALLER, "method": "set"}
 

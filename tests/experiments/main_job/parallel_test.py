@@ -1,8 +1,9 @@
 """Several devices give what one device gives."""
 
 import pytest
-from results import assert_same_results
-from tiny_runs import SMALLER, Compilations, run_tiny
+
+from tests.helpers.results import assert_same_results
+from tests.helpers.tiny_runs import SMALLER, Compilations, run_tiny
 
 PLAIN = {**SMALLER, "method": "rigl"}
 

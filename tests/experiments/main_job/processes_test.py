@@ -6,12 +6,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from main_command import command, start
-from results import assert_same_results
-from tiny_runs import SMALLER, read_json, run_tiny
 
-from experiments import processes
 from experiments.errors import InterruptedRunError
+from experiments.run import host as processes
+from tests.helpers.main_command import command, start
+from tests.helpers.results import assert_same_results
+from tests.helpers.tiny_runs import SMALLER, read_json, run_tiny
 
 PLAIN = {**SMALLER, "method": "rigl", "runtime.devices": 0}
 ALONE = {**PLAIN, "runtime.devices": 1}

@@ -7,7 +7,15 @@ import signal
 
 import numpy as np
 import pytest
-from tiny_runs import (
+
+from experiments import train
+from experiments.checkpoints.manager import CheckpointError
+from experiments.data.checks import CorruptImageError
+from experiments.errors import DivergedError, InterruptedRunError, RunError
+from experiments.records.folder import claimed
+from experiments.records.metrics import read_metrics
+from tests.experiments.main_job.fault_drill import fingerprints
+from tests.helpers.tiny_runs import (
     NORMAL_STEPS,
     SMALLER,
     TOPOLOGY_STEPS,
@@ -16,14 +24,6 @@ from tiny_runs import (
     run_tiny,
     tiny_config,
 )
-
-from benchmarks.fault_drill import fingerprints
-from experiments import train
-from experiments.checkpoints import CheckpointError
-from experiments.data.checks import CorruptImageError
-from experiments.errors import DivergedError, InterruptedRunError, RunError
-from experiments.files import claimed
-from experiments.metrics import read_metrics
 
 STOPS = {
     "normal phase, amid a line of metrics": 3,

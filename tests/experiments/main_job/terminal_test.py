@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from main_command import command, start
-from tiny_runs import SMALLER
+
+from tests.helpers.main_command import command, start
+from tests.helpers.tiny_runs import SMALLER
 
 IN_A_TERMINAL = (
     "import os, pty, sys; os._exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])) % 256)"

@@ -31,7 +31,7 @@ def golden(folder):
 
 
 def reference_state(names_and_shapes):
-    """Redraws the weights with which the reference made its outputs (tests/data/README.md)."""
+    """Redraws the weights with which the reference made its outputs (tests/vectors/README.md)."""
     rng = np.random.RandomState(1234)
     state = {}
     for entry in names_and_shapes:

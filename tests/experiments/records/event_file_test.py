@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from experiments.event_file import EventFile
+from experiments.records.event_file import EventFile
 
 
 def read_events(path):
@@ -53,7 +53,7 @@ def test_a_resumed_run_hides_what_was_lost(tmp_path):
 
 
 def test_events_are_on_disk_after_a_while_without_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.event_file.FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr("experiments.records.event_file.FLUSH_SECONDS", -1.0)
     events = EventFile(tmp_path, purge_step=0)
     events.write(1, {"a": 1})
     (path,) = tmp_path.iterdir()
@@ -74,7 +74,7 @@ def test_without_tensorboardx_there_is_one_warning(tmp_path, monkeypatch, caplog
 
 @pytest.mark.parametrize("failing", ["write", "flush", "close"])
 def test_an_error_costs_the_events_and_one_warning(tmp_path, monkeypatch, caplog, failing):
-    monkeypatch.setattr("experiments.event_file.FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr("experiments.records.event_file.FLUSH_SECONDS", -1.0)
     events = EventFile(tmp_path, purge_step=0)
     method = getattr(RecordWriter, failing)
 

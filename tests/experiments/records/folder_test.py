@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from experiments.errors import RunError
-from experiments.files import claimed, write_text
+from experiments.records.folder import claimed, write_text
 
 
 def test_a_file_is_replaced_in_one_piece(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.metrics import MetricWriter, read_metrics
+from experiments.records.metrics import MetricWriter, read_metrics
 
 
 def write(workdir, steps, resume_step=None):
@@ -129,7 +129,7 @@ def test_tensorboard_gets_the_kind_in_the_tag(tmp_path, monkeypatch):
         def close(self):
             written.append("closed")
 
-    monkeypatch.setattr("experiments.metrics.EventFile", Spy)
+    monkeypatch.setattr("experiments.records.metrics.EventFile", Spy)
     writer = MetricWriter(tmp_path, resume_step=10)
     writer.write(11, "train", {"loss": np.float32(0.5)})
     writer.close()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.progress import Progress
+from experiments.records.progress import Progress
 
 FIELDS = {"learning_rate": 0.1, "loss": 1.25, "accuracy": 0.9312, "density": 0.05}
 

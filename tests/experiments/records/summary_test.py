@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.summary import read_summary, render_table, write_summary
+from experiments.records.summary import read_summary, render_table, write_summary
 
 
 def network(name, kind, validation=None, test=None, density=0.05):

@@ -1,7 +1,7 @@
 """The loop over compiled steps: what is compiled, and that the kind of loop does not matter."""
 
-from results import assert_same_results
-from tiny_runs import Compilations, run_tiny
+from tests.helpers.results import assert_same_results
+from tests.helpers.tiny_runs import Compilations, run_tiny
 
 STEP_FUNCTIONS = ("one", "many", "moving")
 

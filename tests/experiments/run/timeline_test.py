@@ -1,12 +1,18 @@
 """The order of events of a run, as pure functions of the step."""
 
 import pytest
-from tiny_runs import NORMAL_STEPS, STEPS_PER_EPOCH, TOPOLOGY_STEPS, TOTAL_STEPS, tiny_config
 
-from experiments.build import build, open_dataset
-from experiments.timeline import Timeline
+from experiments.run.build import build, open_dataset
+from experiments.run.timeline import Timeline
 from supjax import CyclePlan
 from supjax.schedules import every, never
+from tests.helpers.tiny_runs import (
+    NORMAL_STEPS,
+    STEPS_PER_EPOCH,
+    TOPOLOGY_STEPS,
+    TOTAL_STEPS,
+    tiny_config,
+)
 
 
 def line(plan, due=never, steps_per_epoch=4, eval_every=4, log_every=4):

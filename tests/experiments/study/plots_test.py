@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from report_runs import pair, published, summary
 
-from experiments.plot_style import BLACK, BLUE, ORANGE
-from experiments.report_plots import accuracy_figure, gain_figure
-from experiments.report_statistics import collect
+from experiments.run.plots.style import BLACK, BLUE, ORANGE
+from experiments.study.plots import accuracy_figure, gain_figure
+from experiments.study.statistics import collect
+from tests.helpers.report_runs import pair, published, summary
 
 
 def points(axes, color):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from experiments.configs import cifar10_vgg16, imagenet_rn50
-from experiments.published import CONFIG_OF_CELL, published_cells, published_setup
+from experiments.study.published import CONFIG_OF_CELL, published_cells, published_setup
 
 CELLS = published_cells()
 

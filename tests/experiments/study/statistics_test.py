@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from report_runs import pair, published, summary
 
 from experiments.errors import RunError
-from experiments.report_statistics import Cell, Key, collect, mean_and_deviation, paired
+from experiments.study.statistics import Cell, Key, collect, mean_and_deviation, paired
+from tests.helpers.report_runs import pair, published, summary
 
 KEY = Key("digits", "digits_cnn", 1.0, 40, "rigl", 0.9)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import ticket_lists
 
 import supjax
 from supjax import Ticket, superpose, superpose_step
 from supjax.superpose import AVERAGES, SCOPES, initial_active, next_active
+from tests.helpers.strategies import ticket_lists
 
 averages = st.sampled_from(AVERAGES)
 scopes = st.sampled_from(SCOPES)

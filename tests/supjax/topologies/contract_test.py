@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import DENSITY, RAMPS, build, start_density
-from strategies import Layer
 
 import supjax
 from supjax.allocation import budget
 from supjax.masks import is_none
 from supjax.prune_grow import active_counts
 from supjax.topologies import METHODS, make_topology
+from tests.helpers.registry import DENSITY, RAMPS, build, start_density
+from tests.helpers.strategies import Layer
 
 FIXED_START = {"dense", "gmp", "snip", "grasp", "synflow"}
 """Methods whose first masks do not depend on the key."""

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from registry import build
 
 import supjax
 from supjax.topologies import METHODS
+from tests.helpers.registry import build
 
 DEVICES, STEPS, TOPOLOGY_STEPS = 4, 6, {2: 0.3, 4: 0.5}
 TX = optax.sgd(optax.linear_schedule(0.3, 0.1, STEPS), momentum=0.9)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.plot_style import BLUE, DPI, GREEN, ORANGE, WIDTH
+from experiments.run.plots.style import BLUE, DPI, GREEN, ORANGE, WIDTH
 from supjax.masks import iou, path_str
 from supjax.types import Masks
 

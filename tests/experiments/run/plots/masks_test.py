@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.mask_plots import chance_overlap, layer_density_figure, mask_overlap_figure
+from experiments.run.plots.masks import chance_overlap, layer_density_figure, mask_overlap_figure
 from supjax.masks import iou
 
 

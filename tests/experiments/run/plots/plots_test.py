@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from experiments.configs import common
-from experiments.metrics import MetricWriter
-from experiments.plots import plot_run
-from experiments.summary import write_summary
+from experiments.records.metrics import MetricWriter
+from experiments.records.summary import write_summary
+from experiments.run.plots import plot_run
 from supjax.plan import CyclePlan
 from supjax.ticket_io import save_ticket
 from supjax.types import Ticket

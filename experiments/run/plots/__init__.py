@@ -7,12 +7,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from experiments.build import learning_rate_schedule
-from experiments.mask_plots import layer_density_figure, mask_overlap_figure
-from experiments.metrics import read_metrics
-from experiments.summary import read_summary
-from experiments.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
-from experiments.time_plots import accuracy_figure, learning_rate_figure
+from experiments.records.metrics import read_metrics
+from experiments.records.summary import read_summary
+from experiments.run.build import learning_rate_schedule
+from experiments.run.plots.masks import layer_density_figure, mask_overlap_figure
+from experiments.run.plots.time import accuracy_figure, learning_rate_figure
+from experiments.run.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
 from supjax.plan import CyclePlan
 from supjax.ticket_io import load_ticket
 from supjax.types import Masks

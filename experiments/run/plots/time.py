@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.plot_style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
+from experiments.run.plots.style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
 from supjax.plan import CyclePlan
 from supjax.types import Schedule
 

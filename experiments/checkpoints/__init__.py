@@ -1,0 +1,1 @@
+"""Checkpoints: written in one piece, verified when read."""
