@@ -5,9 +5,7 @@ The public surface and nothing else; every name is documented where it is define
 
 from supjax import analysis, topologies
 from supjax.batch_stats import average_batch_stats, recompute_batch_stats
-from supjax.cycles import cyclic_schedule, sawtooth_schedule, sup_tickets_schedule
 from supjax.densities import erk, init_masks, uniform
-from supjax.mask_table import summary
 from supjax.masked_update import mask_optimizer_state
 from supjax.masks import (
     apply_masks,
@@ -19,17 +17,21 @@ from supjax.masks import (
     hamming,
     iou,
     nonzero_masks,
+    summary,
 )
 from supjax.parallel import data_parallel, split_batch
-from supjax.plan import CyclePlan
 from supjax.prune_grow import prune_and_grow, prune_globally
 from supjax.schedules import (
+    CyclePlan,
     constant_fraction,
     cosine_fraction,
     cubic_density_ramp,
+    cyclic_schedule,
     every,
+    sawtooth_schedule,
     staged_fraction,
     step_decay_schedule,
+    sup_tickets_schedule,
 )
 from supjax.selection import global_top_k_masks, top_k_mask
 from supjax.sparsify import SparsifyState, sparse_params, sparsify, sparsify_state

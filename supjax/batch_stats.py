@@ -3,27 +3,214 @@
 A superposed network has weights that no batch-norm layer has ever seen in training. Its running
 statistics are either averaged like the weights (`average_batch_stats`) or estimated again from
 data (`recompute_batch_stats`). Yin et al., UAI 2022, find no clear winner.
+
+A layer updates its statistics as `new = m * old + (1 - m) * moment`. The slope of `new` in `old`
+is the momentum m, so one ordinary training-mode pass from `old = 0` yields `moment` for every
+layer, whatever the model's momentum is and whichever module implements it.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from supjax.averaging import running_mean
-from supjax.batch_moments import (
-    ApplyFn,
-    batch_moments,
-    check_moments,
-    floating_stats,
-    read_momenta,
-    replace_stats,
-)
 from supjax.checks import check_choice
+from supjax.masks import path_str
 from supjax.tickets import check_same_shapes
-from supjax.types import PyTree, Scalar, Ticket
+from supjax.types import Params, PyTree, Scalar, Ticket
+
+ApplyFn = Callable[..., Any]
+"""A model in training mode: `(variables, *inputs) -> (outputs, {"batch_stats": updated})`."""
+
+Moments = dict[str, jax.Array]
+"""Floating-point statistics by path, such as `bn1/mean`, in at least float32."""
+
+Momenta = tuple[tuple[str, float], ...]
+"""`(path, momentum)` of every floating-point statistic."""
+
+
+def floating_stats(stats: PyTree) -> Moments:
+    """Return the floating-point leaves of a tree of statistics.
+
+    >>> floating_stats({"bn": {"mean": jnp.ones(1, jnp.bfloat16), "steps": jnp.array(3)}})
+    {'bn/mean': Array([1.], dtype=float32)}
+    """
+    return {
+        path_str(path): jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(stats)[0]
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def replace_stats(stats: PyTree, new: Moments) -> PyTree:
+    """Return `stats` with the leaves that `new` names.
+
+    >>> replace_stats({"bn": {"mean": jnp.ones(1), "steps": 3}}, {"bn/mean": jnp.zeros(1)})
+    {'bn': {'mean': Array([0.], dtype=float32), 'steps': 3}}
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(path_str(path), leaf), stats)
+
+
+def _updated(
+    apply_fn: ApplyFn, params: Params, stats: PyTree, old: Moments, inputs: tuple[Any, ...]
+) -> Moments:
+    """Return the statistics after one training-mode pass that starts from `old`."""
+    result = apply_fn({"params": params, "batch_stats": replace_stats(stats, old)}, *inputs)
+    if not (isinstance(result, tuple) and len(result) == 2 and "batch_stats" in result[1]):
+        raise TypeError(
+            "apply_fn must return (outputs, {'batch_stats': ...}): "
+            "apply the model with mutable=['batch_stats']"
+        )
+    updated = floating_stats(result[1]["batch_stats"])
+    if updated.keys() != old.keys():
+        name = min(updated.keys() ^ old.keys())
+        raise ValueError(f"apply_fn and the ticket have different batch_stats: see {name!r}")
+    return updated
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _slopes(apply_fn: ApplyFn, params: Params, stats: PyTree, inputs: tuple[Any, ...]) -> Moments:
+    """Return d(updated)/d(old) entry by entry; the compiler drops all work on the data."""
+    old = floating_stats(stats)
+    ones = jax.tree.map(jnp.ones_like, old)
+    return jax.jvp(lambda s: _updated(apply_fn, params, stats, s, inputs), (old,), (ones,))[1]
+
+
+def read_momenta(
+    apply_fn: ApplyFn, params: Params, stats: PyTree, inputs: tuple[Any, ...]
+) -> Momenta:
+    """Return the momentum of every running average in `stats`.
+
+    Args:
+      apply_fn: the model in training mode.
+      params: its weights.
+      stats: its `batch_stats`; any values.
+      inputs: one batch, as the arguments of `apply_fn` after the variables.
+
+    Returns:
+      `(path, momentum)` for every floating-point leaf; momenta lie in [0, 1).
+
+    Raises:
+      ValueError: the model is not in training mode, or a leaf is no running average of a quantity
+        that depends on the batch alone.
+
+    >>> model = nn.BatchNorm(use_running_average=False, momentum=0.999)
+    >>> variables = model.init(jax.random.key(0), jnp.ones((2, 3)))
+    >>> apply_fn = functools.partial(model.apply, mutable=["batch_stats"])
+    >>> read_momenta(apply_fn, variables["params"], variables["batch_stats"], (jnp.ones((2, 3)),))
+    (('mean', 0.999), ('var', 0.999))
+    """
+    momenta = []
+    for path, slope in jax.device_get(_slopes(apply_fn, params, stats, inputs)).items():
+        low, high = (slope.min(), slope.max()) if slope.size else (0.0, 0.0)
+        if low == high == 1:
+            raise ValueError(
+                f"apply_fn leaves batch_stats {path!r} as it was: apply the model in training mode"
+            )
+        if not 0 <= low == high < 1:
+            raise ValueError(f"batch_stats {path!r} is no running average of batch moments")
+        # The shortest decimal is what the model's author typed, so that 1 - m is exact; the
+        # float32 slope alone would be off by 1e-5 at m = 0.999.
+        momenta.append((path, float(str(low))))
+    return tuple(momenta)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="convert_to")
+def batch_moments(
+    apply_fn: ApplyFn,
+    momenta: Momenta,
+    params: Params,
+    stats: PyTree,
+    inputs: tuple[Any, ...],
+    *,
+    start: Scalar = 0.0,
+    convert_to: str | None = None,
+) -> Moments:
+    """Return the moments of one batch, `(new - m * old) / (1 - m)` in every leaf.
+
+    Args:
+      apply_fn: the model in training mode; a static argument, as are `momenta`.
+      momenta: what `read_momenta` found.
+      params: the model's weights.
+      stats: its `batch_stats`; only non-floating leaves matter.
+      inputs: the batch, as the arguments of `apply_fn` after the variables.
+      start: the value of `old`; moments are the same for all, and exact for 0.
+      convert_to: `"unbiased"` multiplies leaves named `var` by n / (n - 1), `"biased"` by
+        (n - 1) / n, where n values per channel enter the linen module that owns the leaf.
+
+    Returns:
+      The moments by path.
+
+    Raises:
+      ValueError: a conversion is asked for and n is unknown or below 2.
+
+    >>> model = nn.BatchNorm(use_running_average=False, momentum=0.9)
+    >>> x = jnp.array([[1.0], [5.0]])
+    >>> stats = model.init(jax.random.key(0), x)["batch_stats"]
+    >>> params = {"scale": jnp.ones(1), "bias": jnp.zeros(1)}
+    >>> apply_fn = functools.partial(model.apply, mutable=["batch_stats"])
+    >>> moments = batch_moments(apply_fn, (("mean", 0.9), ("var", 0.9)), params, stats, (x,))
+    >>> {path: round(float(moment[0]), 5) for path, moment in moments.items()}
+    {'mean': 3.0, 'var': 4.0}
+    """
+    old = {path: jnp.full_like(leaf, start) for path, leaf in floating_stats(stats).items()}
+    counts: dict[str, int] = {}
+    with nn.intercept_methods(_count_values(counts)):
+        updated = _updated(apply_fn, params, stats, old, inputs)
+    moments = {path: (updated[path] - m * old[path]) / (1 - m) for path, m in momenta}
+    if convert_to is None:
+        return moments
+    variances = [path for path in moments if path.split("/")[-1] == "var"]
+    if not variances:
+        raise ValueError("batch_stats hold no leaf named 'var' to convert")
+    for path in variances:
+        moments[path] = moments[path] * _conversion(path, counts.get(path), convert_to)
+    return moments
+
+
+def check_moments(first: Moments, second: Moments, momenta: Momenta) -> None:
+    """Raise unless the moments from `start=0` and from `start=1` agree.
+
+    The slope alone does not tell: it is 0 where a layer hides its running average behind
+    `stop_gradient`, and it may be constant by chance in one that is no running average.
+
+    >>> check_moments({"mean": jnp.ones(1)}, {"mean": jnp.zeros(1)}, (("mean", 0.9),))
+    Traceback (most recent call last):
+      ...
+    ValueError: batch_stats 'mean' is no running average of batch moments
+    """
+    first, second = jax.device_get((first, second))
+    for path, momentum in momenta:
+        slack = 1e-4 * (abs(first[path]) + 1 / (1 - momentum))
+        if (abs(first[path] - second[path]) > slack).any():
+            raise ValueError(f"batch_stats {path!r} is no running average of batch moments")
+
+
+def _count_values(counts: dict[str, int]) -> Callable[..., Any]:
+    """Return a linen interceptor that notes how many values stand behind each `var`."""
+
+    def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        result = next_fun(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and module.has_variable("batch_stats", "var"):
+            arrays = [leaf for leaf in jax.tree.leaves((args, kwargs)) if hasattr(leaf, "size")]
+            channels = module.get_variable("batch_stats", "var").size
+            counts["/".join((*module.path, "var"))] = arrays[0].size // max(channels, 1)
+        return result
+
+    return interceptor
+
+
+def _conversion(path: str, n: int | None, convert_to: str) -> float:
+    if n is None:
+        raise ValueError(f"no linen module owns batch_stats {path!r}: its values cannot be counted")
+    if n < 2:
+        raise ValueError(f"the unbiased variance {path!r} needs at least 2 values, got {n}")
+    return n / (n - 1) if convert_to == "unbiased" else (n - 1) / n
 
 
 def average_batch_stats(running: PyTree, new: PyTree, count: Scalar) -> PyTree:

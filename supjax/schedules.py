@@ -6,14 +6,155 @@ exact float64 value; a traced step gives float32 inside the compiled program.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.checks import check_count, check_density, check_fraction
+from supjax.allocation import exact
+from supjax.checks import check_choice, check_count, check_density, check_fraction
 from supjax.types import Schedule
+
+
+class CyclePlan(NamedTuple):
+    """How many training steps each phase takes.
+
+    A run is `normal_steps` of ordinary sparse training, then `num_cycles` cycles of
+    `cycle_steps` each; every cycle begins with an exploration and ends with a ticket.
+
+    Source: Yin et al., *Superposing Many Tickets into One*, UAI 2022, section 3.
+
+    >>> plan = CyclePlan.from_epochs(250, cycle_fraction=0.1, cycle_epochs=8, steps_per_epoch=1)
+    >>> plan, plan.total_steps, plan.ticket_steps
+    (CyclePlan(normal_steps=226, cycle_steps=8, num_cycles=3), 250, (233, 241, 249))
+    """
+
+    normal_steps: int
+    cycle_steps: int
+    num_cycles: int
+
+    @property
+    def cyclic_steps(self) -> int:
+        """Length of the cyclic phase."""
+        return self.cycle_steps * self.num_cycles
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run."""
+        return self.normal_steps + self.cyclic_steps
+
+    @property
+    def exploration_steps(self) -> tuple[int, ...]:
+        """The first training step (from 0) of every cycle."""
+        return tuple(self.normal_steps + i * self.cycle_steps for i in range(self.num_cycles))
+
+    @property
+    def ticket_steps(self) -> tuple[int, ...]:
+        """The last training step (from 0) of every cycle: its ticket is taken right after."""
+        return tuple(step + self.cycle_steps - 1 for step in self.exploration_steps)
+
+    @classmethod
+    def from_epochs(
+        cls,
+        epochs: int,
+        *,
+        cycle_fraction: float | str | Fraction = 0.1,
+        cycle_epochs: int,
+        steps_per_epoch: int,
+    ) -> "CyclePlan":
+        """Split a budget of epochs: `cyclic = epochs * cycle_fraction`, cut to whole cycles.
+
+        The fraction is taken as the decimal that was written, so 100 epochs * 0.29 gives 29. If
+        not even one cycle fits, there are no cycles and the whole budget is the normal phase.
+
+        Args:
+          epochs: length of the whole run.
+          cycle_fraction: share of the run for the cyclic phase, in [0, 1].
+          cycle_epochs: epochs C in one cycle.
+          steps_per_epoch: training steps in one epoch.
+
+        Raises:
+          ValueError: if a number is out of range or one cycle is longer than the run.
+
+        >>> CyclePlan.from_epochs(100, cycle_fraction=0.29, cycle_epochs=29, steps_per_epoch=2)
+        CyclePlan(normal_steps=142, cycle_steps=58, num_cycles=1)
+        """
+        check_count(epochs, "epochs")
+        check_count(cycle_epochs, "cycle_epochs")
+        check_count(steps_per_epoch, "steps_per_epoch")
+        fraction = exact(cycle_fraction)
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"cycle_fraction must be in [0, 1], got {cycle_fraction}")
+        if cycle_epochs > epochs:
+            raise ValueError(f"a cycle of {cycle_epochs} epochs is longer than the run of {epochs}")
+        num_cycles = int(epochs * fraction) // cycle_epochs
+        normal = epochs - num_cycles * cycle_epochs
+        return cls(normal * steps_per_epoch, cycle_epochs * steps_per_epoch, num_cycles)
+
+    @classmethod
+    def from_steps(cls, total_steps: int, *, cyclic_steps: int, cycle_steps: int) -> "CyclePlan":
+        """Split a budget of steps; the cyclic phase is cut down to whole cycles.
+
+        Args:
+          total_steps: length of the whole run.
+          cyclic_steps: length of the cyclic phase before the cut; 0 means no cycles.
+          cycle_steps: steps C in one cycle.
+
+        Raises:
+          ValueError: if a number is out of range, the cyclic phase is longer than the run, or a
+            cycle is longer than the cyclic phase.
+
+        >>> CyclePlan.from_steps(100, cyclic_steps=25, cycle_steps=8)
+        CyclePlan(normal_steps=76, cycle_steps=8, num_cycles=3)
+        """
+        check_count(total_steps, "total_steps")
+        check_count(cyclic_steps, "cyclic_steps", least=0)
+        check_count(cycle_steps, "cycle_steps")
+        if cyclic_steps > total_steps:
+            raise ValueError(
+                f"cyclic phase of {cyclic_steps} steps is longer than the run of {total_steps}"
+            )
+        if 0 < cyclic_steps < cycle_steps:
+            raise ValueError(
+                f"cycle of {cycle_steps} steps is longer than the cyclic phase of {cyclic_steps}"
+            )
+        num_cycles = cyclic_steps // cycle_steps
+        return cls(total_steps - num_cycles * cycle_steps, cycle_steps, num_cycles)
+
+    @classmethod
+    def from_percent(
+        cls, total_steps: int, *, cyclic_percent: float, num_cycles: int
+    ) -> "CyclePlan":
+        """Split a budget of steps by percentage: `num_cycles` equal cycles in the last percent.
+
+        Args:
+          total_steps: length of the whole run.
+          cyclic_percent: share of the run for the cyclic phase, in [0, 100].
+          num_cycles: cycles M in it; each gets `floor(cyclic / M)` steps.
+
+        Raises:
+          ValueError: if a number is out of range or a cycle would have no step.
+
+        >>> CyclePlan.from_percent(1000, cyclic_percent=10, num_cycles=3)
+        CyclePlan(normal_steps=901, cycle_steps=33, num_cycles=3)
+        """
+        check_count(total_steps, "total_steps")
+        check_count(num_cycles, "num_cycles")
+        percent = exact(cyclic_percent)
+        if not 0 <= percent <= 100:
+            raise ValueError(f"cyclic_percent must be in [0, 100], got {cyclic_percent}")
+        cyclic_steps = int(total_steps * percent / 100)
+        if cyclic_steps < num_cycles:
+            raise ValueError(
+                f"{num_cycles} cycles do not fit into a cyclic phase of {cyclic_steps} steps"
+            )
+        return cls.from_steps(
+            total_steps,
+            cyclic_steps=cyclic_steps // num_cycles * num_cycles,
+            cycle_steps=cyclic_steps // num_cycles,
+        )
 
 
 def namespace(step: Any) -> Any:
@@ -223,3 +364,134 @@ def never(step: Any) -> Any:
     False
     """
     return step < 0
+
+
+def cyclic_schedule(
+    low: float, high: float, cycle_steps: int, *, endpoint: bool = True
+) -> Schedule:
+    """Return the triangular cycle `low -> high -> low`, repeated for ever.
+
+    With t the position inside the cycle, `lr = low (1 - 2t) + high 2t` for t < 1/2 and
+    `high (2 - 2t) + low (2t - 1)` from there on.
+
+    Args:
+      low: smallest learning rate, the one at which the normal phase ended; at least 0.
+      high: learning rate in the middle of a cycle; at least `low`.
+      cycle_steps: training steps C in one cycle.
+      endpoint: True counts `t = (i + 1) / C`, in (0, 1], as the paper does: the last step of a
+        cycle, after which the ticket is taken, sees exactly `low`. False counts `t = i / C`, in
+        [0, 1), as the authors' code does: the first step of a cycle sees exactly `low`.
+
+    Returns:
+      `step -> learning rate`, with step 0 the first step of the first cycle.
+
+    Raises:
+      ValueError: if low < 0, low > high or cycle_steps < 1.
+
+    Source: Yin et al., *Superposing Many Tickets into One*, UAI 2022, section 3.
+
+    >>> schedule = cyclic_schedule(0.001, 0.005, 4)
+    >>> [round(float(schedule(i)), 4) for i in range(5)]
+    [0.003, 0.005, 0.003, 0.001, 0.003]
+    """
+    _check_cycle(low, high, cycle_steps)
+
+    def schedule(step: Any) -> Any:
+        xp = namespace(step)
+        t = (step % cycle_steps + int(endpoint)) / cycle_steps
+        rising = low * (1 - 2 * t) + high * 2 * t
+        falling = high * (2 - 2 * t) + low * (2 * t - 1)
+        return xp.where(t < 0.5, rising, falling)
+
+    return schedule
+
+
+def sawtooth_schedule(
+    low: float, high: float, cycle_steps: int, *, endpoint: bool = True
+) -> Schedule:
+    """Return the cycle that jumps to `high` and falls to `low`, repeated for ever.
+
+    With t the position inside the cycle, `lr = high (1 - t) + low t`.
+
+    Args:
+      low: see `cyclic_schedule`.
+      high: see `cyclic_schedule`.
+      cycle_steps: see `cyclic_schedule`.
+      endpoint: see `cyclic_schedule`; with False the first step of a cycle sees exactly `high`.
+
+    Returns:
+      `step -> learning rate`, as `cyclic_schedule`.
+
+    Raises:
+      ValueError: as `cyclic_schedule`.
+
+    Source: Izmailov et al., *Averaging Weights Leads to Wider Optima and Better Generalization*,
+    UAI 2018, section 3.1; the falling half of the cycle of Garipov et al., NeurIPS 2018.
+
+    >>> schedule = sawtooth_schedule(0.001, 0.005, 4)
+    >>> [round(float(schedule(i)), 4) for i in range(5)]
+    [0.004, 0.003, 0.002, 0.001, 0.004]
+    """
+    _check_cycle(low, high, cycle_steps)
+
+    def schedule(step: Any) -> Any:
+        t = (step % cycle_steps + int(endpoint)) / cycle_steps
+        return high * (1 - t) + low * t
+
+    return schedule
+
+
+def _check_cycle(low: float, high: float, cycle_steps: int) -> None:
+    if not 0 <= low <= high:
+        raise ValueError(f"the cycle needs 0 <= low <= high, got low={low}, high={high}")
+    check_count(cycle_steps, "cycle_steps")
+
+
+CYCLES = ("triangular", "sawtooth", "constant")
+"""Shapes of the cyclic phase: that of the paper, and those which it compares with."""
+
+
+def sup_tickets_schedule(
+    normal: Schedule,
+    plan: CyclePlan,
+    low: float,
+    high: float,
+    *,
+    cycle: str = "triangular",
+    endpoint: bool = True,
+) -> Schedule:
+    """Return the learning rate of a whole run: `normal` first, then the cycles.
+
+    Args:
+      normal: optax schedule of the normal phase, `step -> learning rate`.
+      plan: the steps of both phases; without cycles the result is `normal`.
+      low: see `cyclic_schedule`.
+      high: see `cyclic_schedule`.
+      cycle: "triangular" (`cyclic_schedule`), "sawtooth" (`sawtooth_schedule`) or "constant",
+        which keeps `high` through all cycles, as stochastic weight averaging does.
+      endpoint: see `cyclic_schedule`.
+
+    Returns:
+      `step -> learning rate` for steps 0 to `plan.total_steps - 1`.
+
+    Raises:
+      ValueError: as `cyclic_schedule`, and for another `cycle`.
+
+    >>> plan = CyclePlan(normal_steps=2, cycle_steps=2, num_cycles=1)
+    >>> schedule = sup_tickets_schedule(lambda step: 0.1, plan, 0.001, 0.005)
+    >>> [round(float(schedule(i)), 4) for i in range(4)]
+    [0.1, 0.1, 0.005, 0.001]
+    """
+    check_choice(cycle, "cycle", CYCLES)
+    shape = sawtooth_schedule if cycle == "sawtooth" else cyclic_schedule
+    lowest = high if cycle == "constant" else low
+    cyclic = shape(lowest, high, max(plan.cycle_steps, 1), endpoint=endpoint)
+    if plan.num_cycles == 0:
+        return normal
+    start = plan.normal_steps
+
+    def schedule(step: Any) -> Any:
+        xp = namespace(step)
+        return xp.where(step < start, normal(step), cyclic(xp.maximum(step - start, 0)))
+
+    return schedule

@@ -112,7 +112,7 @@ class TopologyUpdateFn(Protocol):
 
 
 class TopologyTransform(NamedTuple):
-    """A sparse-training method as a bundle of pure functions.
+    """A sparse-training method: pure functions, and the facts about it that others ask for.
 
     Attributes:
       init: see `TopologyInitFn`.
@@ -120,6 +120,11 @@ class TopologyTransform(NamedTuple):
       due: `step -> bool`, whether a periodic update belongs to this step; works on ints and
         on traced integers.
       drop_fraction: `step -> share` of active weights that a periodic update moves.
+      grows: whether `update` has a grow rule of its own. A method without one explores by RigL's
+        rule at the start of a cycle (`supjax.topologies.exploring`).
+      density_at: `step -> density`: a constant, or the ramp of a method that prunes as it trains.
+      dense_gradient: when the method needs the gradient of absent weights too, which is what
+        training costs beyond the sparse network: "never", "updates" or "always" (at every step).
       observe: `(grads, state) -> state`, run at every training step, or None for the methods
         that need no memory of past gradients (all but SNFS).
 
@@ -127,10 +132,15 @@ class TopologyTransform(NamedTuple):
     >>> method = supjax.make_topology("rigl", density=0.1, drop_fraction=0.3, update_every=100)
     >>> method.due(99), method.due(100), method.drop_fraction(99), method.observe
     (True, False, 0.3, None)
+    >>> method.grows, method.density_at(99), method.dense_gradient
+    (True, 0.1, 'updates')
     """
 
     init: TopologyInitFn
     update: TopologyUpdateFn
     due: Callable[[Any], Any]
     drop_fraction: Schedule
+    grows: bool
+    density_at: Schedule
+    dense_gradient: str
     observe: Callable[[Params, TopologyState], TopologyState] | None = None

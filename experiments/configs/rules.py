@@ -11,8 +11,8 @@ from experiments.errors import ConfigError
 from experiments.models import MODEL_NAMES
 from experiments.run.build import RAMPED
 from supjax.allocation import exact
-from supjax.cycles import CYCLES
 from supjax.densities import DISTRIBUTIONS
+from supjax.schedules import CYCLES
 from supjax.superpose import AVERAGES, SCOPES
 from supjax.topologies import METHODS
 

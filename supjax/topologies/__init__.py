@@ -1,11 +1,11 @@
-"""Sparse-training methods, one file each, and the registry that names them."""
+"""Sparse-training methods, one file each; importing one here enters it into `METHODS`."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from supjax.topologies.at_init import grasp, snip, synflow
 from supjax.topologies.dsr import dsr
+from supjax.topologies.engine import METHODS, method
 from supjax.topologies.exploring import exploring
 from supjax.topologies.gmp import gmp
 from supjax.topologies.granet import granet
@@ -15,24 +15,6 @@ from supjax.topologies.set import set, set_itop
 from supjax.topologies.snfs import snfs
 from supjax.topologies.static import dense, static
 from supjax.types import TopologyTransform
-
-METHODS: dict[str, Callable[..., TopologyTransform]] = {
-    "dense": dense,
-    "static": static,
-    "set": set,
-    "set_itop": set_itop,
-    "rigl": rigl,
-    "rigl_itop": rigl_itop,
-    "snfs": snfs,
-    "dsr": dsr,
-    "mest": mest,
-    "gmp": gmp,
-    "granet": granet,
-    "snip": snip,
-    "grasp": grasp,
-    "synflow": synflow,
-}
-"""Name -> factory of every method."""
 
 
 def make_topology(name: str, **kwargs: Any) -> TopologyTransform:
@@ -66,4 +48,4 @@ def make_topology(name: str, **kwargs: Any) -> TopologyTransform:
     return METHODS[name](**kwargs)
 
 
-__all__ = ["METHODS", "exploring", "make_topology", *METHODS]
+__all__ = ["METHODS", "exploring", "make_topology", "method", *METHODS]

@@ -10,13 +10,13 @@ from supjax.allocation import budget, ceil_share
 from supjax.checks import check_count, check_density
 from supjax.masks import apply_masks, count_maskable, dense_masks
 from supjax.prune_grow import prune_globally
-from supjax.schedules import constant_fraction, never
-from supjax.topologies.engine import keep_masks, start
+from supjax.topologies.engine import fixed, method, start
 from supjax.types import LeafFilter, Masks, Params, PyTree, TopologyState, TopologyTransform
 
 ParamsFn = Callable[[Params], jax.Array]
 
 
+@method
 def snip(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTransform:
     """Return SNIP: keep the largest `|gradient * weight|` over all layers together.
 
@@ -48,6 +48,7 @@ def snip(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTran
     return _one_shot("snip", density, filter_fn, saliency, "loss_fn")
 
 
+@method
 def grasp(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTransform:
     """Return GraSP: keep the weights that carry the gradient flow, by `w * (H g)`.
 
@@ -86,6 +87,7 @@ def grasp(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTra
     return _one_shot("grasp", density, filter_fn, saliency, "loss_fn")
 
 
+@method
 def synflow(
     density: float, *, rounds: int = 100, filter_fn: LeafFilter | None = None
 ) -> TopologyTransform:
@@ -139,7 +141,7 @@ def synflow(
             masks = prune(masks, jnp.maximum(keep, final))
         return start(masks)
 
-    return TopologyTransform(init, keep_masks, never, constant_fraction(0.0))
+    return fixed(init, density)
 
 
 def _one_shot(
@@ -159,7 +161,7 @@ def _one_shot(
         keep = budget(density, count_maskable(masks))
         return start(prune_globally(masks, saliency(params, masks, loss_fn), keep))
 
-    return TopologyTransform(init, keep_masks, never, constant_fraction(0.0))
+    return fixed(init, density)
 
 
 def _required(extra_args: dict[str, Any], name: str, method: str) -> ParamsFn:

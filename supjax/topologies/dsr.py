@@ -1,6 +1,6 @@
 """DSR: one adaptive threshold for all layers, random growth where weights survived."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from supjax.prune_grow import (
     prune_globally,
     random_scores,
 )
-from supjax.topologies.engine import advance, as_schedule, random_start, update_steps
-from supjax.types import LeafFilter, Params, Scalar, Schedule, TopologyState, TopologyTransform
+from supjax.topologies.engine import Shared, advance, method, periodic
+from supjax.types import Params, Scalar, TopologyState, TopologyTransform
 
 
 class Threshold(NamedTuple):
@@ -26,16 +26,8 @@ class Threshold(NamedTuple):
     fraction: jax.Array  # shape (), float32
 
 
-def dsr(
-    density: float,
-    *,
-    drop_fraction: float | Schedule = 0.3,
-    tolerance: float = 0.1,
-    update_every: int = 1000,
-    stop: int | None = None,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
-) -> TopologyTransform:
+@method
+def dsr(density: float, *, tolerance: float = 0.1, **shared: Unpack[Shared]) -> TopologyTransform:
     """Return dynamic sparse reparameterization: global threshold H, growth by survivors.
 
     All active weights with `|w| < H` are dropped, in whatever layer. If more than
@@ -48,12 +40,8 @@ def dsr(
 
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
-      drop_fraction: wanted share of all active weights, a number or `step -> share`.
       tolerance: delta, in [0, 1].
-      update_every: steps between updates.
-      stop: first step without updates; None for never.
-      distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -74,25 +62,21 @@ def dsr(
     0.5
     """
     check_fraction(tolerance, "tolerance")
-    fraction = as_schedule(drop_fraction)
-    draw = random_start(density, distribution, filter_fn)
 
-    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
-        unset = Threshold(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-        return draw(key, params, **extra_args)._replace(extra=unset)
+    def unset(params: Params, masks: Any) -> Threshold:
+        del params, masks
+        return Threshold(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
-    def update(
+    def move(
         key: jax.Array,
         grads: Params,
         state: TopologyState,
         params: Params,
         step: Scalar,
-        *,
-        drop_fraction: Scalar | None = None,
+        rate: Scalar,
     ) -> TopologyState:
-        del grads
-        wanted = fraction(step) if drop_fraction is None else drop_fraction
-        wanted = jnp.asarray(wanted, jnp.float32)
+        del grads, step
+        wanted = jnp.asarray(rate, jnp.float32)
         last: Threshold = state.extra
         active = active_counts(state.masks)
         total = jnp.sum(active)
@@ -115,7 +99,7 @@ def dsr(
         value = jnp.where(fresh, _smallest(scores, kept), last.value * factor)
         return advance(state, masks, Threshold(value, wanted))
 
-    return TopologyTransform(init, update, update_steps(update_every, stop=stop), fraction)
+    return periodic(density, move, dense_gradient="never", first_extra=unset, **shared)
 
 
 def _count_below(scores: Any, masks: Any, threshold: jax.Array) -> jax.Array:

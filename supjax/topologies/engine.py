@@ -1,7 +1,8 @@
-"""What the methods share: first masks, bookkeeping of R_s, and the prune-and-grow binding."""
+"""What the methods share: registry, arguments, first masks, bookkeeping of R_s, the binding."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,64 @@ from supjax.types import (
     TopologyState,
     TopologyTransform,
 )
+
+METHODS: dict[str, Callable[..., TopologyTransform]] = {}
+"""Name -> factory of every method; `method` enters one."""
+
+Factory = TypeVar("Factory", bound=Callable[..., TopologyTransform])
+
+
+class Start(TypedDict, total=False):
+    """The arguments that say where random first masks lie.
+
+    distribution: layer densities of the start, "erk" or "uniform".
+    filter_fn: which leaves are sparse.
+    """
+
+    distribution: str
+    filter_fn: LeafFilter | None
+
+
+class Shared(Start, total=False):
+    """The arguments that every method with periodic updates takes, beside those of `Start`.
+
+    drop_fraction: share of active weights that an update moves, a number or `step -> share`.
+    update_every: steps Delta T between updates.
+    stop: first step without updates; None for never.
+    """
+
+    drop_fraction: float | Schedule
+    update_every: int
+    stop: int | None
+
+
+def method(factory: Factory) -> Factory:
+    """Enter a factory into `METHODS` under its own name.
+
+    Arguments that it takes as `**shared` become part of its signature, with the defaults of
+    `periodic`, and of its docstring, with the words of `Shared`.
+
+    >>> import inspect
+    >>> str(inspect.signature(METHODS["set"]).parameters["update_every"])
+    'update_every: int = 1000'
+    """
+    signature = inspect.signature(factory)
+    own = dict(signature.parameters)
+    if own.pop("shared", None) is not None:
+        lines = f"{Shared.__doc__}{Start.__doc__}".splitlines()
+        texts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+        (kind,) = get_args(factory.__annotations__["shared"])
+        names = [name for name in texts if name in kind.__annotations__]
+        offered = inspect.signature(periodic).parameters
+        added = {name: offered[name] for name in names if name not in own}
+        parameters = [*own.values(), *added.values()]
+        factory.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        described = "\n".join(f"      {name}: {texts[name]}" for name in added)
+        factory.__doc__ = (factory.__doc__ or "").replace(
+            "      **shared: see `Shared`.", described
+        )
+    METHODS[factory.__name__] = factory
+    return factory
 
 
 def start(masks: Masks, extra: PyTree = ()) -> TopologyState:
@@ -56,54 +115,77 @@ def update_steps(
     return every(update_every, start=start, stop=stop)
 
 
-def as_schedule(drop_fraction: float | Schedule) -> Schedule:
-    """Return a schedule unchanged and a number as a constant one."""
-    return drop_fraction if callable(drop_fraction) else constant_fraction(drop_fraction)
+def fixed(init: TopologyInitFn, density: float) -> TopologyTransform:
+    """Return a method whose masks never move after `init`."""
+
+    def keep_masks(
+        key: jax.Array,
+        grads: Params,
+        state: TopologyState,
+        params: Params,
+        step: Scalar,
+        *,
+        drop_fraction: Scalar | None = None,
+    ) -> TopologyState:
+        del key, grads, params, step, drop_fraction
+        return state
+
+    return TopologyTransform(
+        init,
+        keep_masks,
+        due=lambda step: step < 0,
+        drop_fraction=constant_fraction(0.0),
+        grows=False,
+        density_at=lambda step: density,
+        dense_gradient="never",
+    )
 
 
-def keep_masks(
-    key: jax.Array,
-    grads: Params,
-    state: TopologyState,
-    params: Params,
-    step: Scalar,
-    *,
-    drop_fraction: Scalar | None = None,
-) -> TopologyState:
-    """Leave the masks as they are: the update of methods whose masks are fixed."""
-    del key, grads, params, step, drop_fraction
-    return state
+MoveFn = Callable[[jax.Array, Params, TopologyState, Params, Scalar, Scalar], TopologyState]
+"""`(key, grads, state, params, step, rate) -> state`, moving the share `rate` of the weights."""
 
 
-ScoreFn = Callable[[jax.Array, Params, Params, Masks], PyTree]
-"""`(key, params, grads, masks) -> tree of scores`, `None` on dense leaves."""
-
-
-def dynamic(
+def periodic(
     density: float,
+    move: MoveFn,
     *,
-    drop_scores: ScoreFn,
-    grow_scores: ScoreFn,
-    drop_fraction: float | Schedule,
-    update_every: int,
-    stop: int | None,
-    distribution: str,
-    filter_fn: LeafFilter | None,
+    dense_gradient: str,
+    first_extra: Callable[[Params, Masks], PyTree] | None = None,
+    observe: Callable[[Params, TopologyState], TopologyState] | None = None,
+    initial_density: float | None = None,
+    density_at: Schedule | None = None,
+    drop_fraction: float | Schedule = 0.3,
+    update_every: int = 1000,
+    stop: int | None = None,
+    distribution: str = "erk",
+    filter_fn: LeafFilter | None = None,
 ) -> TopologyTransform:
-    """Bind the prune-and-grow engine to the two scores that make a method.
+    """Return a method that starts from random masks and moves weights every so many steps.
 
     Args:
       density: share of kept weights over all maskable ones.
-      drop_scores: the smallest among active weights are dropped.
-      grow_scores: the largest among inactive places are grown.
-      drop_fraction: share of every layer's active weights, a number or `step -> share`.
-      update_every: steps between periodic updates.
-      stop: first step without periodic updates, None for never.
-      distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse.
+      move: the update.
+      dense_gradient: see `TopologyTransform`.
+      first_extra: `(params, masks) -> extra` at step 0, for a method with state of its own.
+      observe: see `TopologyTransform`.
+      initial_density: density of the first masks, if it is another one.
+      density_at: `step -> density`, if it is no constant.
+      drop_fraction: see `Shared`, as all that follow.
+      update_every: "
+      stop: "
+      distribution: "
+      filter_fn: "
     """
-    fraction = as_schedule(drop_fraction)
-    due = update_steps(update_every, stop=stop)
+    check_density(density)
+    fraction = drop_fraction if callable(drop_fraction) else constant_fraction(drop_fraction)
+    begin = density if initial_density is None else initial_density
+    draw = random_start(begin, distribution, filter_fn)
+
+    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
+        state = draw(key, params, **extra_args)
+        if first_extra is None:
+            return state
+        return state._replace(extra=first_extra(params, state.masks))
 
     def update(
         key: jax.Array,
@@ -115,8 +197,47 @@ def dynamic(
         drop_fraction: Scalar | None = None,
     ) -> TopologyState:
         rate = fraction(step) if drop_fraction is None else drop_fraction
+        return move(key, grads, state, params, step, rate)
+
+    return TopologyTransform(
+        init,
+        update,
+        due=update_steps(update_every, stop=stop),
+        drop_fraction=fraction,
+        grows=True,
+        density_at=(lambda step: density) if density_at is None else density_at,
+        dense_gradient=dense_gradient,
+        observe=observe,
+    )
+
+
+ScoreFn = Callable[[jax.Array, Params, Params, Masks], PyTree]
+"""`(key, params, grads, masks) -> tree of scores`, `None` on dense leaves."""
+
+
+def dynamic(
+    density: float, *, drop_scores: ScoreFn, grow_scores: ScoreFn, **further: Any
+) -> TopologyTransform:
+    """Bind the prune-and-grow engine to the two scores that make a method.
+
+    Args:
+      density: share of kept weights over all maskable ones.
+      drop_scores: the smallest among active weights are dropped.
+      grow_scores: the largest among inactive places are grown.
+      **further: see `periodic`.
+    """
+
+    def move(
+        key: jax.Array,
+        grads: Params,
+        state: TopologyState,
+        params: Params,
+        step: Scalar,
+        rate: Scalar,
+    ) -> TopologyState:
+        del step
         drop = drop_scores(key, params, grads, state.masks)
         grow = grow_scores(key, params, grads, state.masks)
         return advance(state, prune_and_grow(state.masks, drop, grow, rate))
 
-    return TopologyTransform(random_start(density, distribution, filter_fn), update, due, fraction)
+    return periodic(density, move, **further)

@@ -15,7 +15,7 @@ def exploring(topology: TopologyTransform) -> TopologyTransform:
     passes one, moves anything.
 
     Args:
-      topology: static, SNIP, GraSP, SynFlow or GMP.
+      topology: a method whose `grows` is False: static, SNIP, GraSP, SynFlow or GMP.
 
     Returns:
       The method with explorations.
@@ -49,4 +49,4 @@ def exploring(topology: TopologyTransform) -> TopologyTransform:
         drop, grow = magnitude(params, own.masks), magnitude(grads, own.masks)
         return advance(own, prune_and_grow(own.masks, drop, grow, rate), own.extra)
 
-    return topology._replace(update=update)
+    return topology._replace(update=update, grows=True)

@@ -10,7 +10,7 @@ from supjax.checks import check_count
 from supjax.masks import count_maskable
 from supjax.prune_grow import magnitude, prune_globally
 from supjax.schedules import constant_fraction, cubic_density_ramp
-from supjax.topologies.engine import advance, random_start, update_steps
+from supjax.topologies.engine import advance, method, random_start, update_steps
 from supjax.types import (
     LeafFilter,
     Masks,
@@ -21,6 +21,7 @@ from supjax.types import (
 )
 
 
+@method
 def gmp(
     density: float,
     *,
@@ -79,7 +80,15 @@ def gmp(
         return advance(state, ramp(state.masks, params, step))
 
     init = random_start(initial_density, distribution, filter_fn)
-    return TopologyTransform(init, update, due, constant_fraction(0.0))
+    return TopologyTransform(
+        init,
+        update,
+        due,
+        drop_fraction=constant_fraction(0.0),
+        grows=False,
+        density_at=cubic_density_ramp(initial_density, density, ramp_start, ramp_end),
+        dense_gradient="never",
+    )
 
 
 def density_ramp(

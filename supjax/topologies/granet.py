@@ -1,20 +1,17 @@
 """GraNet: gradual pruning with regrowth by gradient."""
 
+from typing import Unpack
+
 import jax
 
 from supjax.prune_grow import magnitude, prune_and_grow
-from supjax.topologies.engine import advance, as_schedule, random_start, update_steps
+from supjax.schedules import cubic_density_ramp
+from supjax.topologies.engine import Start, advance, method, periodic
 from supjax.topologies.gmp import density_ramp, ramp_stop
-from supjax.types import (
-    LeafFilter,
-    Params,
-    Scalar,
-    Schedule,
-    TopologyState,
-    TopologyTransform,
-)
+from supjax.types import Params, Scalar, Schedule, TopologyState, TopologyTransform
 
 
+@method
 def granet(
     density: float,
     *,
@@ -24,8 +21,7 @@ def granet(
     drop_fraction: float | Schedule = 0.5,
     update_every: int = 1000,
     stop: int | None = None,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
+    **shared: Unpack[Start],
 ) -> TopologyTransform:
     """Return GraNet: prune by global magnitude along a cubic ramp, then prune and grow.
 
@@ -43,8 +39,7 @@ def granet(
       drop_fraction: share of every layer's active weights to move, a number or `step -> share`.
       update_every: steps between updates.
       stop: first step without updates, after the ramp's last one; None for never.
-      distribution: layer densities of the start.
-      filter_fn: which leaves are sparse.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -66,28 +61,33 @@ def granet(
     0.25
     """
     ramp = density_ramp(density, initial_density, ramp_start, ramp_end)
-    fraction = as_schedule(drop_fraction)
-    due = update_steps(update_every, stop=stop)
     least = ramp_stop(ramp_end, update_every)
     if stop is not None and stop < least:
         raise ValueError(
             f"stop must be at least {least}, or the density is never reached; got {stop}"
         )
 
-    def update(
+    def move(
         key: jax.Array,
         grads: Params,
         state: TopologyState,
         params: Params,
         step: Scalar,
-        *,
-        drop_fraction: Scalar | None = None,
+        rate: Scalar,
     ) -> TopologyState:
         del key
-        rate = fraction(step) if drop_fraction is None else drop_fraction
         pruned = ramp(state.masks, params, step)
         masks = prune_and_grow(pruned, magnitude(params, pruned), magnitude(grads, pruned), rate)
         return advance(state, masks)
 
-    init = random_start(initial_density, distribution, filter_fn)
-    return TopologyTransform(init, update, due, fraction)
+    return periodic(
+        density,
+        move,
+        dense_gradient="updates",
+        initial_density=initial_density,
+        density_at=cubic_density_ramp(initial_density, density, ramp_start, ramp_end),
+        drop_fraction=drop_fraction,
+        update_every=update_every,
+        stop=stop,
+        **shared,
+    )

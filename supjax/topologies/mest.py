@@ -1,22 +1,18 @@
 """MEST: drop by weight and gradient together, grow at random."""
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
 from supjax.prune_grow import random_scores
-from supjax.topologies.engine import dynamic
-from supjax.types import LeafFilter, Masks, Params, PyTree, Schedule, TopologyTransform
+from supjax.topologies.engine import Shared, dynamic, method
+from supjax.types import Masks, Params, PyTree, TopologyTransform
 
 
+@method
 def mest(
-    density: float,
-    *,
-    gradient_weight: float = 0.01,
-    drop_fraction: float | Schedule = 0.3,
-    update_every: int = 1000,
-    stop: int | None = None,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
+    density: float, *, gradient_weight: float = 0.01, **shared: Unpack[Shared]
 ) -> TopologyTransform:
     """Return memory-economic sparse training: drop by `|w| + lambda |g|`, grow at random.
 
@@ -25,11 +21,7 @@ def mest(
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
       gradient_weight: lambda, at least 0.
-      drop_fraction: share of every layer's active weights to move, a number or `step -> share`.
-      update_every: steps between updates.
-      stop: first step without updates; None for never.
-      distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -60,9 +52,6 @@ def mest(
         density,
         drop_scores=importance,
         grow_scores=lambda key, params, grads, masks: random_scores(key, masks),
-        drop_fraction=drop_fraction,
-        update_every=update_every,
-        stop=stop,
-        distribution=distribution,
-        filter_fn=filter_fn,
+        dense_gradient="never",
+        **shared,
     )

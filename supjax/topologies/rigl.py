@@ -1,21 +1,16 @@
 """RigL: drop the smallest weights, grow where the dense gradient is largest."""
 
+from typing import Unpack
+
 from supjax.checks import check_count
 from supjax.prune_grow import magnitude
 from supjax.schedules import cosine_fraction
-from supjax.topologies.engine import dynamic
-from supjax.types import LeafFilter, Schedule, TopologyTransform
+from supjax.topologies.engine import Shared, Start, dynamic, method
+from supjax.types import Schedule, TopologyTransform
 
 
-def rigl(
-    density: float,
-    *,
-    drop_fraction: float | Schedule = 0.3,
-    update_every: int = 1000,
-    stop: int | None = None,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
-) -> TopologyTransform:
+@method
+def rigl(density: float, **shared: Unpack[Shared]) -> TopologyTransform:
     """Return RigL: drop by `|w|`, grow by the absolute dense gradient.
 
     With `stop`, a number as drop fraction decays as `f(t) = a/2 (1 + cos(pi t / stop))`; the
@@ -23,11 +18,7 @@ def rigl(
 
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
-      drop_fraction: share of every layer's active weights to move, a number or `step -> share`.
-      update_every: steps Delta T between updates.
-      stop: first step without updates, T_end; None for never.
-      distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -46,28 +37,26 @@ def rigl(
     >>> method.update(jax.random.key(1), grads, state, params, step=0).masks["w"].tolist()
     [[True, False, False, True]]
     """
-    if not callable(drop_fraction) and stop is not None:
-        drop_fraction = cosine_fraction(drop_fraction, check_count(stop, "stop"))
+    stop, fraction = shared.get("stop"), shared.get("drop_fraction", 0.3)
+    if not callable(fraction) and stop is not None:
+        shared["drop_fraction"] = cosine_fraction(fraction, check_count(stop, "stop"))
     return dynamic(
         density,
         drop_scores=lambda key, params, grads, masks: magnitude(params, masks),
         grow_scores=lambda key, params, grads, masks: magnitude(grads, masks),
-        drop_fraction=drop_fraction,
-        update_every=update_every,
-        stop=stop,
-        distribution=distribution,
-        filter_fn=filter_fn,
+        dense_gradient="updates",
+        **shared,
     )
 
 
+@method
 def rigl_itop(
     density: float,
     *,
     stop: int,
     update_every: int = 4000,
-    drop_fraction: float = 0.5,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
+    drop_fraction: float | Schedule = 0.5,
+    **shared: Unpack[Start],
 ) -> TopologyTransform:
     """Return RigL with the settings of in-time over-parameterization: rare, large updates.
 
@@ -76,8 +65,7 @@ def rigl_itop(
       stop: last step of the cosine decay; no update from there on.
       update_every: steps between updates; 4000 in the paper.
       drop_fraction: fraction at step 0; 0.5 in the paper.
-      distribution: see `rigl`.
-      filter_fn: see `rigl`.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -91,10 +79,5 @@ def rigl_itop(
     0.25
     """
     return rigl(
-        density,
-        drop_fraction=drop_fraction,
-        update_every=update_every,
-        stop=stop,
-        distribution=distribution,
-        filter_fn=filter_fn,
+        density, drop_fraction=drop_fraction, update_every=update_every, stop=stop, **shared
     )

@@ -1,21 +1,16 @@
 """SET: drop the smallest weights, grow at random."""
 
+from typing import Unpack
+
 from supjax.checks import check_count
 from supjax.prune_grow import magnitude, random_scores
 from supjax.schedules import cosine_fraction
-from supjax.topologies.engine import dynamic
-from supjax.types import LeafFilter, Schedule, TopologyTransform
+from supjax.topologies.engine import Shared, Start, dynamic, method
+from supjax.types import Schedule, TopologyTransform
 
 
-def set(
-    density: float,
-    *,
-    drop_fraction: float | Schedule = 0.3,
-    update_every: int = 1000,
-    stop: int | None = None,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
-) -> TopologyTransform:
+@method
+def set(density: float, **shared: Unpack[Shared]) -> TopologyTransform:
     """Return sparse evolutionary training: drop by `|w|`, grow uniformly at random.
 
     The authors' code of Sup-tickets grows by gradient under this name on CIFAR; this is random,
@@ -23,11 +18,7 @@ def set(
 
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
-      drop_fraction: share of every layer's active weights to move, a number or `step -> share`.
-      update_every: steps Delta T between updates.
-      stop: first step without updates; None for never.
-      distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -50,22 +41,19 @@ def set(
         density,
         drop_scores=lambda key, params, grads, masks: magnitude(params, masks),
         grow_scores=lambda key, params, grads, masks: random_scores(key, masks),
-        drop_fraction=drop_fraction,
-        update_every=update_every,
-        stop=stop,
-        distribution=distribution,
-        filter_fn=filter_fn,
+        dense_gradient="never",
+        **shared,
     )
 
 
+@method
 def set_itop(
     density: float,
     *,
     stop: int,
     update_every: int = 1500,
-    drop_fraction: float = 0.5,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
+    drop_fraction: float | Schedule = 0.5,
+    **shared: Unpack[Start],
 ) -> TopologyTransform:
     """Return SET with the settings of in-time over-parameterization: rare, large updates.
 
@@ -76,8 +64,7 @@ def set_itop(
       stop: last step of the decay; no update from there on.
       update_every: steps between updates; 1500 in the paper.
       drop_fraction: fraction at step 0; 0.5 in the paper.
-      distribution: see `set`.
-      filter_fn: see `set`.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform`.
@@ -90,11 +77,6 @@ def set_itop(
     >>> float(set_itop(0.1, stop=3000).drop_fraction(1500))
     0.25
     """
-    return set(
-        density,
-        drop_fraction=cosine_fraction(drop_fraction, check_count(stop, "stop")),
-        update_every=update_every,
-        stop=stop,
-        distribution=distribution,
-        filter_fn=filter_fn,
-    )
+    if not callable(drop_fraction):
+        drop_fraction = cosine_fraction(drop_fraction, check_count(stop, "stop"))
+    return set(density, drop_fraction=drop_fraction, update_every=update_every, stop=stop, **shared)

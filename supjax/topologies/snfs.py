@@ -1,6 +1,6 @@
 """SNFS: sparse networks from scratch, layers share weights by their mean momentum."""
 
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,12 @@ from supjax.prune_grow import (
     layer_sizes,
     magnitude,
 )
-from supjax.topologies.engine import advance, as_schedule, random_start, update_steps
-from supjax.types import LeafFilter, Params, Scalar, Schedule, TopologyState, TopologyTransform
+from supjax.topologies.engine import Shared, advance, method, periodic
+from supjax.types import Masks, Params, PyTree, Scalar, TopologyState, TopologyTransform
 
 
-def snfs(
-    density: float,
-    *,
-    momentum: float = 0.9,
-    drop_fraction: float | Schedule = 0.3,
-    update_every: int = 1000,
-    stop: int | None = None,
-    distribution: str = "erk",
-    filter_fn: LeafFilter | None = None,
-) -> TopologyTransform:
+@method
+def snfs(density: float, *, momentum: float = 0.9, **shared: Unpack[Shared]) -> TopologyTransform:
     """Return SNFS: drop by `|w|`, share the growth by mean momentum, grow by `|momentum|`.
 
     Layer l grows `K * M_l / sum M` weights, with K all dropped weights and M_l the mean of
@@ -39,11 +31,7 @@ def snfs(
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
       momentum: beta, in [0, 1].
-      drop_fraction: share of every layer's active weights to drop, a number or `step -> share`.
-      update_every: steps between updates.
-      stop: first step without updates; None for never.
-      distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse.
+      **shared: see `Shared`.
 
     Returns:
       A `TopologyTransform` with an `observe` function.
@@ -61,15 +49,9 @@ def snfs(
     0.1
     """
     check_fraction(momentum, "momentum")
-    fraction = as_schedule(drop_fraction)
-    draw = random_start(density, distribution, filter_fn)
 
-    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
-        state = draw(key, params, **extra_args)
-        zeros = jax.tree.map(
-            lambda w, m: None if m is None else jnp.zeros_like(w), params, state.masks
-        )
-        return state._replace(extra=zeros)
+    def zeros(params: Params, masks: Masks) -> PyTree:
+        return jax.tree.map(lambda w, m: None if m is None else jnp.zeros_like(w), params, masks)
 
     def observe(grads: Params, state: TopologyState) -> TopologyState:
         average = jax.tree.map(
@@ -79,17 +61,15 @@ def snfs(
         )
         return state._replace(extra=average)
 
-    def update(
+    def move(
         key: jax.Array,
         grads: Params,
         state: TopologyState,
         params: Params,
         step: Scalar,
-        *,
-        drop_fraction: Scalar | None = None,
+        rate: Scalar,
     ) -> TopologyState:
-        del key, grads
-        rate = fraction(step) if drop_fraction is None else drop_fraction
+        del key, grads, step
         active = active_counts(state.masks)
         dropped = ceil_share(rate, active)
         kept = drop_smallest(state.masks, magnitude(params, state.masks), dropped)
@@ -103,4 +83,6 @@ def snfs(
         counts = apportion(jnp.sum(dropped), means, room)
         return advance(state, grow_largest(kept, scores, counts), state.extra)
 
-    return TopologyTransform(init, update, update_steps(update_every, stop=stop), fraction, observe)
+    return periodic(
+        density, move, dense_gradient="always", first_extra=zeros, observe=observe, **shared
+    )

@@ -1,16 +1,16 @@
 """Masks that never move: a random sparse network, and the dense one."""
 
-from supjax.schedules import constant_fraction, never
-from supjax.topologies.engine import keep_masks, random_start
+from supjax.topologies.engine import fixed, method, random_start
 from supjax.types import LeafFilter, TopologyTransform
 
 
+@method
 def static(
     density: float, *, distribution: str = "erk", filter_fn: LeafFilter | None = None
 ) -> TopologyTransform:
     """Return static sparse training: random masks at the start, never updated.
 
-    An exploration asked for by the cyclic phase changes nothing either: there is no grow rule.
+    There is no grow rule: `exploring` lends one to the explorations of the cyclic phase.
 
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
@@ -32,10 +32,10 @@ def static(
     >>> supjax.density(state.masks)
     0.25
     """
-    init = random_start(density, distribution, filter_fn)
-    return TopologyTransform(init, keep_masks, never, constant_fraction(0.0))
+    return fixed(random_start(density, distribution, filter_fn), density)
 
 
+@method
 def dense(*, filter_fn: LeafFilter | None = None) -> TopologyTransform:
     """Return dense training in the same clothes: masks that keep everything.
 
@@ -52,4 +52,5 @@ def dense(*, filter_fn: LeafFilter | None = None) -> TopologyTransform:
     >>> supjax.density(state.masks)
     1.0
     """
-    return static(1.0, filter_fn=filter_fn)
+    # Where nothing is absent there is nothing to explore either.
+    return static(1.0, filter_fn=filter_fn)._replace(grows=True, dense_gradient="always")

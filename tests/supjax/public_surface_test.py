@@ -95,6 +95,20 @@ def reachable(module):
     return seen
 
 
+def code_lines(path):
+    """Lines that are neither blank, comment nor docstring."""
+    text = path.read_text()
+    lines = text.splitlines()
+    prose = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            prose |= set(range(node.lineno, node.end_lineno + 1))
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in prose
+        for number, line in enumerate(lines, start=1)
+    )
+
+
 RUNGS = ["types", "masks", "selection", "prune_grow", "topologies"]
 
 
@@ -116,9 +130,9 @@ def test_a_module_stays_below_the_library_line(module):
     roots = {name.partition(".")[0] for name in imports(MODULES[module])}
     allowed = {"jax", "flax", "optax", "numpy", "supjax"} | set(sys.stdlib_module_names)
     assert roots <= allowed
-    if module not in ("supjax.ticket_io", "supjax.ticket_format"):
+    if module != "supjax.ticket_io":
         assert not roots & {"os", "io", "pathlib", "shutil", "tempfile", "zipfile"}
-    assert len(MODULES[module].read_text().splitlines()) <= 350
+    assert code_lines(MODULES[module]) <= 250
 
 
 def test_only_one_module_maps_over_devices():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from supjax import bisection, counting
+from supjax import masks, selection
 from supjax.selection import global_top_k_masks, largest_weight_masks, top_k_mask
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
@@ -151,11 +151,11 @@ def test_another_k_recompiles_nothing():
 
     counts = [int(traced(k).sum()) for k in (3, 40, 77)]
     top_k_mask(scores, 1)
-    compiled = bisection.select._cache_size()
+    compiled = selection.select._cache_size()
     counts += [int(top_k_mask(scores, k).sum()) for k in (5, 6)]
     assert counts == [3, 40, 77, 5, 6]
     assert len(traces) == 1
-    assert bisection.select._cache_size() == compiled
+    assert selection.select._cache_size() == compiled
 
 
 def test_vmap_over_scores_k_and_where():
@@ -261,7 +261,7 @@ def test_float64_scores():
 def test_both_ways_of_counting_agree(size):
     mask = jnp.asarray(np.random.default_rng(size).random(size) < 0.3)
     expected = int(np.asarray(mask).sum())
-    assert counting._folded_count(mask) == counting._plain_count(mask) == expected
+    assert masks._folded_count(mask) == masks._plain_count(mask) == expected
 
 
 def test_no_sort_no_callback_and_less_memory_than_the_scores():

@@ -13,7 +13,7 @@ from experiments.run.build import learning_rate_schedule
 from experiments.run.plots.masks import layer_density_figure, mask_overlap_figure
 from experiments.run.plots.time import accuracy_figure, learning_rate_figure
 from experiments.run.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
-from supjax.plan import CyclePlan
+from supjax.schedules import CyclePlan
 from supjax.ticket_io import load_ticket
 from supjax.types import Masks
 

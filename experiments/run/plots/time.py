@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from experiments.run.plots.style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
-from supjax.plan import CyclePlan
+from supjax.schedules import CyclePlan
 from supjax.types import Schedule
 
 Row = Mapping[str, Any]

@@ -12,7 +12,7 @@ from experiments.configs import common
 from experiments.records.metrics import MetricWriter
 from experiments.records.summary import write_summary
 from experiments.run.plots import plot_run
-from supjax.plan import CyclePlan
+from supjax.schedules import CyclePlan
 from supjax.ticket_io import save_ticket
 from supjax.types import Ticket
 

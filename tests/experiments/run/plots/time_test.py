@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.run.plots.time import accuracy_figure, learning_rate_figure
-from supjax.plan import CyclePlan
+from supjax.schedules import CyclePlan
 
 PLAN = CyclePlan(normal_steps=80, cycle_steps=10, num_cycles=2)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.core import freeze
 
-from supjax.ticket_format import members, pack, read_header, unpack
+from supjax.ticket_io import members, pack, read_header, unpack
 from supjax.types import Ticket
 
 Pair = collections.namedtuple("Pair", "w")
