@@ -32,8 +32,8 @@ from benchmarks.common import (
 )
 from benchmarks.memory import added_bytes
 from benchmarks.shapes import kernel_shapes
-from supjax.averaging import running_mean
 from supjax.selection import largest_weight_masks
+from supjax.superposition.averaging import running_mean
 
 OURS, NUMPY_COPY, JNP_COPY = "superpose", "numpy copy", "jnp copy"
 SPARSITIES = (0.9, 0.95)

@@ -3,7 +3,7 @@
 The public surface and nothing else; every name is documented where it is defined.
 """
 
-from supjax import analysis, topologies
+from supjax import analysis, superposition, topologies
 from supjax.batch_stats import average_batch_stats, recompute_batch_stats
 from supjax.densities import erk, init_masks, uniform
 from supjax.masked_update import mask_optimizer_state
@@ -14,7 +14,6 @@ from supjax.masks import (
     default_filter,
     dense_masks,
     density,
-    hamming,
     iou,
     nonzero_masks,
     summary,
@@ -35,7 +34,7 @@ from supjax.schedules import (
 )
 from supjax.selection import global_top_k_masks, top_k_mask
 from supjax.sparsify import SparsifyState, sparse_params, sparsify, sparsify_state
-from supjax.superpose import initial_active, next_active, superpose, superpose_step
+from supjax.superposition import make_superposition, superpose, superpose_step
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.topologies import make_topology
 from supjax.training import (
@@ -45,12 +44,20 @@ from supjax.training import (
     make_topology_step,
     make_train_step,
 )
-from supjax.types import Ticket, TopologyState, TopologyTransform
+from supjax.types import (
+    Superposition,
+    SuperpositionState,
+    Ticket,
+    TopologyState,
+    TopologyTransform,
+)
 from supjax.version import __version__
 
 __all__ = [
     "CyclePlan",
     "SparsifyState",
+    "Superposition",
+    "SuperpositionState",
     "Ticket",
     "TopologyState",
     "TopologyTransform",
@@ -73,18 +80,16 @@ __all__ = [
     "erk",
     "every",
     "global_top_k_masks",
-    "hamming",
     "init_masks",
-    "initial_active",
     "iou",
     "load_metadata",
     "load_ticket",
     "make_eval_step",
+    "make_superposition",
     "make_topology",
     "make_topology_step",
     "make_train_step",
     "mask_optimizer_state",
-    "next_active",
     "nonzero_masks",
     "prune_and_grow",
     "prune_globally",
@@ -101,6 +106,7 @@ __all__ = [
     "sup_tickets_schedule",
     "superpose",
     "superpose_step",
+    "superposition",
     "top_k_mask",
     "topologies",
     "uniform",

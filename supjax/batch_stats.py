@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from supjax.averaging import running_mean
 from supjax.checks import check_choice
-from supjax.masks import path_str
+from supjax.superposition.averaging import running_mean
 from supjax.tickets import check_same_shapes
+from supjax.trees import path_str
 from supjax.types import Params, PyTree, Scalar, Ticket
 
 ApplyFn = Callable[..., Any]

@@ -1,5 +1,7 @@
 """Checks of static arguments: one line that names the value and what is allowed."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -90,6 +92,32 @@ def check_trainer(tx: Any, topology: Any) -> None:
             "topology must be a TopologyTransform, as make_topology makes, "
             f"got {type(topology).__name__}"
         )
+
+
+def call_registered(
+    registry: Mapping[str, Callable[..., Any]], kind: str, name: str, arguments: Mapping[str, Any]
+) -> Any:
+    """Return what the factory of that name makes of the arguments.
+
+    Raises:
+      ValueError: if the name is unknown (the known ones are listed).
+      TypeError: if the factory takes no such argument (its arguments are listed), or needs one.
+
+    >>> call_registered({"power": lambda base, to=2: base**to}, "function", "power", {"bas": 3})
+    Traceback (most recent call last):
+      ...
+    TypeError: power takes no argument 'bas'; it takes: base, to
+    """
+    if name not in registry:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(registry))}")
+    allowed = inspect.signature(registry[name]).parameters
+    unknown = sorted(arguments.keys() - allowed.keys())
+    if unknown:
+        raise TypeError(f"{name} takes no argument {unknown[0]!r}; it takes: {', '.join(allowed)}")
+    missing = [key for key, p in allowed.items() if p.default is p.empty and key not in arguments]
+    if missing:
+        raise TypeError(f"{name} needs the argument {missing[0]!r}")
+    return registry[name](**arguments)
 
 
 def _is_number(value: object) -> bool:

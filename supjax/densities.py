@@ -8,8 +8,9 @@ import jax
 
 from supjax.allocation import budget, exact, largest_remainder
 from supjax.checks import check_choice, check_density
-from supjax.masks import is_none, leaf_key, map_maskable, path_str
+from supjax.masks import leaf_key, map_maskable
 from supjax.selection import top_k_mask
+from supjax.trees import is_none, path_str
 from supjax.types import LeafFilter, Masks, Params, PyTree
 
 

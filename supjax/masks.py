@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supjax.trees import is_none, path_str
 from supjax.types import LeafFilter, Masks, Params, PyTree
 
 _FOLD = 8  # slices added up before a reduction
@@ -45,16 +46,6 @@ def _folded_count(mask: jax.Array) -> jax.Array:
     for i in range(_FOLD):
         folded += mask[i * length : (i + 1) * length]
     return _plain_count(folded) + _plain_count(mask[_FOLD * length :])
-
-
-def is_none(node: Any) -> bool:
-    """Tell `None` apart: the `is_leaf` of maps that must see dense leaves."""
-    return node is None
-
-
-def path_str(path: Any) -> str:
-    """Return the readable form of a key path, such as `conv1/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def default_filter(path: str, leaf: Any) -> bool:
@@ -323,26 +314,6 @@ def iou(first: PyTree, second: PyTree) -> Any:
     if isinstance(union, int):
         return both / union if union else 1.0
     return jnp.where(union > 0, both / jnp.maximum(union, 1), 1.0)
-
-
-def hamming(first: PyTree, second: PyTree) -> Any:
-    """Return the share of maskable weights in which two masks differ, `|a ^ b| / N`.
-
-    Args:
-      first: masks, or params whose non-zeros are compared.
-      second: the same for the other network.
-
-    Returns:
-      A Python float in [0, 1]; under a trace a float32 scalar.
-
-    Raises:
-      ValueError: if the trees or shapes differ, or no leaf is maskable.
-
-    >>> import jax.numpy as jnp
-    >>> hamming({"w": jnp.array([[True, True]])}, {"w": jnp.array([[True, False]])})
-    0.5
-    """
-    return _both(jnp.logical_xor, first, second) / _size(first)
 
 
 def summary(params: Params, masks: Masks) -> str:

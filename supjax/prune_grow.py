@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from supjax.allocation import ceil_share
-from supjax.masks import check_masks, count_true, is_none, leaf_key, path_str
+from supjax.masks import check_masks, count_true, leaf_key
 from supjax.selection import global_top_k_masks, top_k_mask
+from supjax.trees import is_none, path_str
 from supjax.types import Masks, Params, PyTree, Scalar
 
 

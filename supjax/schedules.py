@@ -123,39 +123,6 @@ class CyclePlan(NamedTuple):
         num_cycles = cyclic_steps // cycle_steps
         return cls(total_steps - num_cycles * cycle_steps, cycle_steps, num_cycles)
 
-    @classmethod
-    def from_percent(
-        cls, total_steps: int, *, cyclic_percent: float, num_cycles: int
-    ) -> "CyclePlan":
-        """Split a budget of steps by percentage: `num_cycles` equal cycles in the last percent.
-
-        Args:
-          total_steps: length of the whole run.
-          cyclic_percent: share of the run for the cyclic phase, in [0, 100].
-          num_cycles: cycles M in it; each gets `floor(cyclic / M)` steps.
-
-        Raises:
-          ValueError: if a number is out of range or a cycle would have no step.
-
-        >>> CyclePlan.from_percent(1000, cyclic_percent=10, num_cycles=3)
-        CyclePlan(normal_steps=901, cycle_steps=33, num_cycles=3)
-        """
-        check_count(total_steps, "total_steps")
-        check_count(num_cycles, "num_cycles")
-        percent = exact(cyclic_percent)
-        if not 0 <= percent <= 100:
-            raise ValueError(f"cyclic_percent must be in [0, 100], got {cyclic_percent}")
-        cyclic_steps = int(total_steps * percent / 100)
-        if cyclic_steps < num_cycles:
-            raise ValueError(
-                f"{num_cycles} cycles do not fit into a cyclic phase of {cyclic_steps} steps"
-            )
-        return cls.from_steps(
-            total_steps,
-            cyclic_steps=cyclic_steps // num_cycles * num_cycles,
-            cycle_steps=cyclic_steps // num_cycles,
-        )
-
 
 def namespace(step: Any) -> Any:
     """Return the module that computes with this step: jax.numpy for arrays, else numpy."""

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.masks import count_true, is_none, path_str
+from supjax.masks import count_true
+from supjax.trees import is_none, path_str
 from supjax.types import Masks, PyTree, Scalar
 
 Leaf = tuple[jax.Array, jax.Array | None]

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.masks import paired, path_str
+from supjax.masks import paired
+from supjax.trees import path_str
 from supjax.types import PyTree, Ticket
 
 FORMAT = "supjax-ticket"

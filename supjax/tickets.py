@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from supjax.masks import is_none, path_str
+from supjax.trees import is_none, path_str
 from supjax.types import PyTree, Ticket
 
 

@@ -29,15 +29,12 @@ class TrainState(NamedTuple):
       opt_state: state of the optax optimizer; its per-weight entries are masked as well.
       topology: masks and whatever the method carries.
       rng: typed key of the run; every step folds its index in.
-      superposed: the running superposition; None before the first member.
-      superposed_count: members in `superposed` (their total weight), shape ().
-      superposed_active: activity counts of the averaging rule "caa", otherwise None.
 
     >>> import supjax
     >>> topology, params = supjax.make_topology("dense"), {"w": jnp.ones((2, 2))}
     >>> state = create_train_state(jax.random.key(0), params, optax.sgd(0.1), topology)
-    >>> int(state.step), state.superposed
-    (0, None)
+    >>> int(state.step), supjax.density(state.ticket.masks)
+    (0, 1.0)
     """
 
     step: jax.Array
@@ -46,9 +43,6 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     topology: TopologyState
     rng: jax.Array
-    superposed: Ticket | None = None
-    superposed_count: Scalar = 0
-    superposed_active: PyTree | None = None
 
     @property
     def ticket(self) -> Ticket:

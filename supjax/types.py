@@ -144,3 +144,48 @@ class TopologyTransform(NamedTuple):
     density_at: Schedule
     dense_gradient: str
     observe: Callable[[Params, TopologyState], TopologyState] | None = None
+
+
+class SuperpositionState(NamedTuple):
+    """What a superposition carries from fold to fold; arrays only, and no ticket twice.
+
+    Attributes:
+      ticket: the superposition so far.
+      members: how many tickets it holds, shape ().
+      weight: their total weight, shape (); the number of members where all weigh the same.
+      extra: the rule's own state, `()` for most.
+
+    >>> import jax.numpy as jnp
+    >>> SuperpositionState(Ticket({"w": jnp.ones(1)}, {"w": None}), members=1, weight=1.0).extra
+    ()
+    """
+
+    ticket: Ticket
+    members: Scalar
+    weight: Scalar
+    extra: PyTree = ()
+
+
+class Superposition(NamedTuple):
+    """A rule that turns a stream of tickets into one network, as a bundle of pure functions.
+
+    Attributes:
+      init: `(ticket) -> state` that holds the first member.
+      fold: `(state, ticket) -> state` with one more member; jit-able, and with one ticket's worth
+        of memory beside the state, however many are folded.
+      result: `(state) -> Ticket`, the superposed network.
+      weighted: whether `init` and `fold` take a further argument `weight`, a positive number.
+
+    >>> import jax.numpy as jnp
+    >>> import supjax
+    >>> rule = supjax.make_superposition("cia")
+    >>> make = lambda *w: Ticket({"w": jnp.array([w])}, {"w": jnp.array([w]) != 0})
+    >>> state = rule.fold(rule.init(make(4.0, 2.0, 0.0)), make(2.0, 0.0, 3.0))
+    >>> rule.result(state).params["w"]
+    Array([[3. , 0. , 1.5]], dtype=float32)
+    """
+
+    init: Callable[..., Any]
+    fold: Callable[..., Any]
+    result: Callable[[Any], Ticket]
+    weighted: bool = False

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.masks import path_str
 from supjax.training import TrainState
+from supjax.trees import path_str
 
 FORMAT = 1
 """Version of the layout; to be raised when an older program would misread a newer checkpoint."""

@@ -13,7 +13,7 @@ from experiments.run.build import RAMPED
 from supjax.allocation import exact
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
-from supjax.superpose import AVERAGES, SCOPES
+from supjax.superposition import AVERAGES, SCOPES
 from supjax.topologies import METHODS
 
 

@@ -17,9 +17,9 @@ from experiments.data.types import Batch, ImageDataset
 from experiments.errors import ConfigError
 from experiments.models import create_model
 from supjax.allocation import exact
-from supjax.masks import path_str
 from supjax.topologies import METHODS
 from supjax.topologies.gmp import ramp_stop
+from supjax.trees import path_str
 from supjax.types import PyTree, Schedule, TopologyTransform
 
 AXIS = "batch"

@@ -1,21 +1,18 @@
 """Floating-point operations of sparse networks, for inference and for training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from supjax.analysis.tracing import layer_flops
-from supjax.checks import check_count
-from supjax.masks import is_none, path_str
-from supjax.types import Params, PyTree
+from supjax.checks import check_choice, check_count
+from supjax.trees import is_none, path_str
+from supjax.types import Params, PyTree, TopologyTransform
 
-_SPARSE = frozenset({"static", "set", "set_itop", "dsr", "mest", "snip", "grasp", "synflow"})
-_DENSE_GRADIENT_AT_UPDATES = frozenset({"rigl", "rigl_itop"})
-_RAMPS = frozenset({"gmp", "granet"})
-COUNTED = tuple(sorted({"dense", "snfs"} | _SPARSE | _DENSE_GRADIENT_AT_UPDATES | _RAMPS))
-"""Methods that `train_flops` knows."""
+MOMENTS = 200
+"""Moments of a run at which a density ramp is read for its mean."""
 
 
 def forward_flops(
@@ -68,59 +65,53 @@ def total_flops(layers: dict[str, int], densities: PyTree = None) -> float:
 
 
 def train_flops(
-    method: str,
-    dense: float,
-    sparse: float | None = None,
-    *,
-    update_every: int | None = None,
-    densities: Sequence[float] | None = None,
+    topology: TopologyTransform, dense: float, sparse: float, *, total_steps: int
 ) -> float:
     """Return the operations per sample of training, on average over the steps of a run.
 
-    With the forward passes f_D (dense) and f_S (sparse), and a backward pass counted as two:
-    dense 3 f_D; static masks, SET, DSR, MEST 3 f_S; SNFS 2 f_S + f_D (a dense gradient of the
-    weights at every step); RigL (3 f_S T + 2 f_S + f_D) / (T + 1) with an update every T steps;
-    density ramps `mean_t 3 f_D d_t`.
+    With the forward passes f_D (dense) and f_S (sparse), and a backward pass counted as two, it
+    follows from the method's facts (`TopologyTransform`): 3 f_S where it never needs a dense
+    gradient; 2 f_S + f_D where it always does; (3 f_S T + 2 f_S + f_D) / (T + 1) where it does at
+    its updates, every T steps; and `mean_t 3 f_D d_t`, whatever its gradients, where its density
+    d_t changes (GMP, GraNet).
 
     Args:
-      method: one of `COUNTED`, the names of `supjax.topologies.METHODS`.
+      topology: the method, from `supjax.make_topology`.
       dense: f_D, for example from `forward_flops`.
-      sparse: f_S; all methods need it but "dense" and the ramps.
-      update_every: T, for RigL.
-      densities: d_t at equally spaced moments of the run, for the ramps (GMP, GraNet).
+      sparse: f_S, at the density of the result.
+      total_steps: training steps of the run.
 
     Returns:
       Operations per sample and training step.
 
     Raises:
-      ValueError: an unknown method, or an argument that it needs is missing or out of range.
+      ValueError: if total_steps is below 1, or `dense_gradient` none of the three words.
 
     Source: Evci et al., *Rigging the Lottery*, ICML 2020, appendix H; Yin et al., UAI 2022.
 
-    >>> train_flops("dense", 100.0), train_flops("set", 100.0, 10.0)
-    (300.0, 30.0)
-    >>> train_flops("rigl", 100.0, 10.0, update_every=3)
+    >>> import supjax
+    >>> train_flops(supjax.make_topology("set", density=0.1), 100.0, 10.0, total_steps=50)
+    30.0
+    >>> rigl = supjax.make_topology("rigl", density=0.1, update_every=3)
+    >>> train_flops(rigl, 100.0, 10.0, total_steps=50)
     52.5
-    >>> train_flops("granet", 100.0, densities=[0.5, 0.3, 0.1])
-    90.0
     """
-    if method not in COUNTED:
-        raise ValueError(f"method must be one of {', '.join(COUNTED)}, got {method!r}")
-    if method == "dense":
-        return 3.0 * dense
-    if method in _RAMPS:
-        shares = np.asarray([] if densities is None else densities, np.float64)
-        if not shares.size or not ((shares >= 0) & (shares <= 1)).all():
-            raise ValueError(f"{method} needs densities in [0, 1] over time, got {densities}")
-        return float(3.0 * dense * shares.mean())
-    if sparse is None:
-        raise ValueError(f"{method} needs the forward operations of the sparse network")
-    if method == "snfs":
+    check_count(total_steps, "total_steps")
+    moments = [i * total_steps // MOMENTS for i in range(MOMENTS)]
+    densities = np.asarray([topology.density_at(step) for step in moments], np.float64)
+    if densities.min() < densities.max():
+        return float(3.0 * dense * densities.mean())
+    check_choice(topology.dense_gradient, "dense_gradient", ("never", "updates", "always"))
+    if topology.dense_gradient == "never":
+        return 3.0 * sparse
+    if topology.dense_gradient == "always":
         return 2.0 * sparse + dense
-    if method in _DENSE_GRADIENT_AT_UPDATES:
-        every = check_count(update_every, "update_every")  # type: ignore[arg-type]
-        return (3.0 * sparse * every + 2.0 * sparse + dense) / (every + 1)
-    return 3.0 * sparse
+    updates = (step for step in range(total_steps) if topology.due(step))
+    first, second = next(updates, total_steps), next(updates, total_steps)
+    every = second - first
+    if not every:  # no update in the whole run
+        return 3.0 * sparse
+    return (3.0 * sparse * every + 2.0 * sparse + dense) / (every + 1)
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:

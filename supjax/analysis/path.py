@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 
-from supjax.averaging import running_mean
 from supjax.checks import check_count
+from supjax.superposition.averaging import running_mean
 from supjax.tickets import check_same_tickets
 from supjax.types import Scalar, Ticket
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from supjax.masks import path_str
+from supjax.trees import path_str
 from supjax.types import Params
 
 ACTIVATIONS = "(activations)"

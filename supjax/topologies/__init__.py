@@ -1,8 +1,8 @@
 """Sparse-training methods, one file each; importing one here enters it into `METHODS`."""
 
-import inspect
 from typing import Any
 
+from supjax.checks import call_registered
 from supjax.topologies.at_init import grasp, snip, synflow
 from supjax.topologies.dsr import dsr
 from supjax.topologies.engine import METHODS, method
@@ -36,16 +36,7 @@ def make_topology(name: str, **kwargs: Any) -> TopologyTransform:
       ...
     ValueError: unknown method 'rgl'; known: dense, dsr, gmp, granet, ...
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(sorted(METHODS))}")
-    allowed = inspect.signature(METHODS[name]).parameters
-    unknown = sorted(kwargs.keys() - allowed.keys())
-    if unknown:
-        raise TypeError(f"{name} takes no argument {unknown[0]!r}; it takes: {', '.join(allowed)}")
-    missing = [key for key, p in allowed.items() if p.default is p.empty and key not in kwargs]
-    if missing:
-        raise TypeError(f"{name} needs the argument {missing[0]!r}")
-    return METHODS[name](**kwargs)
+    return call_registered(METHODS, "method", name, kwargs)
 
 
 __all__ = ["METHODS", "exploring", "make_topology", "method", *METHODS]

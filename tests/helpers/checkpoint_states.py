@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import supjax
 from experiments.checkpoints.manager import Checkpoints
 from supjax.parallel import data_parallel
-from supjax.superpose import initial_active
+from supjax.superposition import initial_active
 from supjax.training import TrainState, create_train_state
 from supjax.types import Ticket, TopologyState
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import supjax
 from supjax.allocation import budget
 from supjax.densities import layer_counts
-from supjax.masks import is_none
+from supjax.trees import is_none
 from tests.helpers.strategies import params_trees
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 import supjax
-from supjax.masks import as_masks, check_masks, is_none, leaf_key, map_maskable, paired
+from supjax.masks import as_masks, check_masks, leaf_key, map_maskable, paired
+from supjax.trees import is_none
 from tests.helpers.strategies import Layer, masked_trees, params_trees
 
 KERNEL = jnp.array([[1.0, 0.0], [-2.0, 3.0]])

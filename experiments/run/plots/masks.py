@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from experiments.run.plots.style import BLUE, DPI, GREEN, ORANGE, WIDTH
-from supjax.masks import iou, path_str
+from supjax.masks import iou
+from supjax.trees import path_str
 from supjax.types import Masks
 
 STYLES: tuple[dict[str, Any], ...] = (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supjax.averaging import mean_leaf, running_mean
+from supjax.superposition.averaging import mean_leaf, running_mean
 
 
 def assert_same_bits(ours, expected):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import supjax
 from supjax import Ticket, superpose, superpose_step
-from supjax.superpose import AVERAGES, SCOPES, initial_active, next_active
+from supjax.superposition import AVERAGES, SCOPES, initial_active, next_active
 from tests.helpers.strategies import ticket_lists
 
 averages = st.sampled_from(AVERAGES)

@@ -10,7 +10,7 @@ import pytest
 
 import supjax
 from supjax import Ticket, superpose, superpose_step
-from supjax.superpose import initial_active, next_active
+from supjax.superposition import initial_active, next_active
 
 
 def net(*rows):

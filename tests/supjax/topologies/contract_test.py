@@ -10,9 +10,9 @@ import pytest
 
 import supjax
 from supjax.allocation import budget
-from supjax.masks import is_none
 from supjax.prune_grow import active_counts
 from supjax.topologies import METHODS, make_topology
+from supjax.trees import is_none
 from tests.helpers.registry import DENSITY, RAMPS, build, start_density
 from tests.helpers.strategies import Layer
 

@@ -1,42 +1,35 @@
-"""Superposition: fold tickets into a running mean, prune the mean back to its density."""
+"""Superpose a list of tickets, or fold one more into a running superposition."""
 
+import inspect
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from supjax.allocation import apportion, budget
-from supjax.averaging import mean_leaf, running_mean
 from supjax.checks import check_choice, check_density, check_fraction
-from supjax.masks import (
-    apply_masks,
-    check_masks,
-    count_active,
-    count_maskable,
-    nonzero_masks,
-    path_str,
-)
+from supjax.masks import check_masks, nonzero_masks
 from supjax.prune_grow import active_counts as layer_active_counts
-from supjax.prune_grow import layer_sizes
-from supjax.selection import largest_weight_masks
+from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, Budget, budget_of
 from supjax.tickets import check_same_tickets
-from supjax.types import LeafFilter, Masks, Params, PyTree, Scalar, Ticket
-
-AVERAGES = ("cia", "caa", "cima")
-"""Averaging rules: connection-independent, connection-aware, moving average."""
-
-SCOPES = ("global", "layer")
-"""Where the magnitude threshold of prune-back holds."""
+from supjax.trees import path_str
+from supjax.types import (
+    LeafFilter,
+    Params,
+    PyTree,
+    Scalar,
+    Superposition,
+    SuperpositionState,
+    Ticket,
+)
 
 
 def superpose(
     tickets: Sequence[Ticket] | Sequence[Params] | Ticket | Params,
     *,
     density: float | None = None,
-    average: str = "cia",
+    average: str | Superposition = "cia",
     weights: Sequence[float] | None = None,
     scope: str = "global",
     beta: float = 0.5,
@@ -56,7 +49,8 @@ def superpose(
       density: share of maskable weights to keep, in (0, 1]. None keeps as many weights as the
         tickets have (the rounded mean, should they differ).
       average: "cia" (default) as above; "caa" divides each weight's sum by the number of tickets
-        in which it is active; "cima" is `beta avg + (1 - beta) ticket`.
+        in which it is active; "cima" is `beta avg + (1 - beta) ticket`; any other name in
+        `SUPERPOSITIONS`; or a `Superposition`, which brings its own density and scope.
       weights: one positive number a ticket, its weight in the mean; None for all equal. Not with
         "cima", whose weights are beta's.
       scope: "global" prunes by one threshold over all maskable weights, "layer" keeps the tickets'
@@ -84,25 +78,12 @@ def superpose(
     """
     check_options(density, average, scope, beta)
     members = _as_tickets(tickets, filter_fn)
-    shares = _check_weights(weights, len(members), average)
-    if density is None:
-        counts = jnp.stack([layer_active_counts(t.masks) for t in members])
-        layers = _rounded_mean(counts, axis=0)
-        keep: Any = _rounded_mean(jnp.sum(counts, axis=1), axis=0)
-    else:
-        keep = budget(density, count_maskable(members[0].masks))
-        layers = _layer_budgets(keep, members[0].masks)
-    result = members[0]
-    active = initial_active(result, average, shares[0])
-    total = shares[0]
-    for ticket, weight in zip(members[1:], shares[1:], strict=True):
-        share = _share(total, weight, average, beta)
-        folded = _fold(result, ticket, share, weight, active, keep, layers, average, scope)
-        active = next_active(active, folded, ticket, weight)
-        result, total = folded, total + weight
-    if len(members) == 1:
-        result = _prune_back(result, keep, layers, scope)
-    return result
+    rule = _rule(average, _common_budget(members, density), scope, beta)
+    shares = _weight_arguments(weights, len(members), rule, average)
+    state = rule.init(members[0], *shares[0])
+    for ticket, share in zip(members[1:], shares[1:], strict=True):
+        state = rule.fold(state, ticket, *share)
+    return rule.result(state)
 
 
 def superpose_step(
@@ -111,7 +92,7 @@ def superpose_step(
     count: Scalar,
     *,
     density: float | None = None,
-    average: str = "cia",
+    average: str | Superposition = "cia",
     weight: float = 1.0,
     scope: str = "global",
     beta: float = 0.5,
@@ -128,8 +109,8 @@ def superpose_step(
       weight: weight of `ticket`.
       scope: see `superpose`.
       beta: see `superpose`.
-      active: for "caa" only: how often each weight of `running` was active, from
-        `initial_active` and then `next_active`.
+      active: for rules with a state of their own only; for "caa" how often each weight of
+        `running` was active. `make_superposition(average)` keeps it by itself.
 
     Returns:
       The new superposition, a `Ticket`. Pure and jit-able.
@@ -145,138 +126,50 @@ def superpose_step(
     Array([[3. , 0. , 1.5]], dtype=float32)
     """
     check_options(density, average, scope, beta)
-    check_same_tickets(running, ticket, "ticket")
     if not isinstance(weight, jax.core.Tracer) and not 0 < weight < math.inf:
         raise ValueError(f"weight must be a positive number, got {weight}")
-    if (active is None) == (average == "caa"):
-        raise ValueError("active= goes with average='caa', and that rule needs it")
-    if density is None:
-        keep = count_active(ticket.masks)
-        layers = layer_active_counts(ticket.masks)
-    else:
-        keep = budget(density, count_maskable(ticket.masks))
-        layers = _layer_budgets(keep, ticket.masks)
-    share = _share(count, weight, average, beta)
-    return _fold(running, ticket, share, weight, active, keep, layers, average, scope)
+    rule = _rule(average, density, scope, beta)
+    first = jax.eval_shape(rule.init, running)
+    if not isinstance(first, SuperpositionState):
+        raise TypeError("a rule with a state of its own kind goes by its init, fold and result")
+    if (active is None) == bool(jax.tree.leaves(first.extra)):
+        raise ValueError(
+            "active= goes with the rules that have it, such as 'caa', and they need it"
+        )
+    state = SuperpositionState(running, 2, count, () if active is None else active)
+    return rule.fold(state, ticket, *((weight,) if rule.weighted else ())).ticket
 
 
-def initial_active(first: Ticket, average: str, weight: float = 1.0) -> PyTree | None:
-    """Return the activity counts of the first member: `weight * m` for "caa", None otherwise.
-
-    Args:
-      first: the first member of a superposition.
-      average: see `superpose`.
-      weight: weight of the member.
-
-    Returns:
-      The tree of the masks with float32 counts, or None.
-
-    >>> import jax.numpy as jnp
-    >>> first = Ticket({"w": jnp.array([[3.0, 0.0]])}, {"w": jnp.array([[True, False]])})
-    >>> initial_active(first, "caa")["w"].tolist()
-    [[1.0, 0.0]]
-    """
-    if average != "caa":
-        return None
-    return jax.tree.map(lambda m: weight * m.astype(jnp.float32), first.masks)
-
-
-def next_active(
-    active: PyTree | None, folded: Ticket, ticket: Ticket, weight: float = 1.0
-) -> PyTree | None:
-    """Return the activity counts after a fold: `a' = (a + weight * m_ticket) * m_folded`.
-
-    A weight that was pruned back is forgotten.
-
-    Args:
-      active: the counts before, None for rules that need none.
-      folded: the superposition after the fold.
-      ticket: the ticket that was folded in.
-      weight: its weight.
-
-    Returns:
-      The counts to pass to the next `superpose_step`.
-
-    >>> import jax.numpy as jnp
-    >>> make = lambda *w: Ticket({"w": jnp.array([w])}, {"w": jnp.array([w]) != 0})
-    >>> active = {"w": jnp.array([[1.0, 1.0, 0.0]])}
-    >>> next_active(active, make(3.0, 0.0, 3.0), make(2.0, 0.0, 3.0))["w"].tolist()
-    [[2.0, 0.0, 1.0]]
-    """
-    if active is None:
-        return None
-    return jax.tree.map(
-        lambda a, f, t: jnp.where(f, a + weight * t.astype(a.dtype), 0.0),
-        active,
-        folded.masks,
-        ticket.masks,
-    )
-
-
-def check_options(density: float | None, average: str, scope: str, beta: float) -> None:
+def check_options(
+    density: float | None, average: str | Superposition, scope: str, beta: float
+) -> None:
     """Check the static options that `superpose` and `superpose_step` share."""
     if density is not None:
         check_density(density)
-    check_choice(average, "average", AVERAGES)
     check_choice(scope, "scope", SCOPES)
     check_fraction(beta, "beta")
+    if not isinstance(average, Superposition):
+        check_choice(average, "average", SUPERPOSITIONS)
+    elif (density, scope, beta) != (None, "global", 0.5):
+        raise ValueError("density, scope and beta are arguments of the rule that average= brings")
 
 
-def _share(count: Scalar, weight: Scalar, average: str, beta: float) -> Any:
-    """Return the share of a ticket of this weight in its mean with `count` others."""
-    return 1 - beta if average == "cima" else weight / (count + weight)
+def _rule(
+    average: str | Superposition, density: float | Budget | None, scope: str, beta: float
+) -> Superposition:
+    if isinstance(average, Superposition):
+        return average
+    taken = inspect.signature(SUPERPOSITIONS[average]).parameters
+    offered = {"density": density, "scope": scope, "beta": beta}
+    return SUPERPOSITIONS[average](**{k: v for k, v in offered.items() if k in taken})
 
 
-@partial(jax.jit, static_argnames=("average", "scope"))
-def _fold(
-    running: Ticket,
-    ticket: Ticket,
-    share: Scalar,
-    weight: Scalar,
-    active: PyTree | None,
-    keep: Any,
-    layers: Any,
-    average: str,
-    scope: str,
-) -> Ticket:
-    """Return the average of `running` and `ticket`, pruned back; one program for all of it.
-
-    `share` is that of the ticket where connections do not matter; the others are as for
-    `superpose_step` and `_prune_back`.
-    """
-    stats = running_mean(running.batch_stats, ticket.batch_stats, share)
-
-    def aware(old: Any, new: Any, seen: Any, mask: Any) -> Any:
-        if mask is None:
-            return mean_leaf(old, new, share)
-        mixed = mean_leaf(old, new, weight / (seen + weight))
-        return jnp.where(mask, mixed, old)
-
-    if average == "caa":
-        params = jax.tree.map(aware, running.params, ticket.params, active, ticket.masks)
-    else:
-        params = running_mean(running.params, ticket.params, share)
-    return _prune_back(Ticket(params, ticket.masks, stats), keep, layers, scope)
-
-
-def _prune_back(mean: Ticket, keep: Any, layers: Any, scope: str) -> Ticket:
-    """Keep the largest magnitudes of the mean; a zero is never active.
-
-    `keep` is the budget in all, `layers` the one of every layer; `scope` says which holds.
-    """
-    weights = jax.tree.map(lambda w, m: None if m is None else w, mean.params, mean.masks)
-    if scope == "global":
-        masks = largest_weight_masks(weights, keep)
-    else:
-        budgets = iter(jnp.asarray(layers))
-        masks = jax.tree.map(lambda w: largest_weight_masks(w, next(budgets)), weights)
-    return Ticket(apply_masks(mean.params, masks), masks, mean.batch_stats)
-
-
-def _layer_budgets(keep: int, masks: Masks) -> jax.Array:
-    """Return a budget for every layer, in proportion to its active weights."""
-    active = layer_active_counts(masks)
-    return apportion(keep, active.astype(jnp.float32), layer_sizes(masks))
+def _common_budget(members: Sequence[Ticket], density: float | None) -> Budget:
+    """Return one budget for all folds: a share's, or what the tickets have on average."""
+    if density is not None:
+        return budget_of(density, members[0])
+    counts = jnp.stack([layer_active_counts(t.masks) for t in members])
+    return Budget(_rounded_mean(jnp.sum(counts, axis=1), axis=0), _rounded_mean(counts, axis=0))
 
 
 def _rounded_mean(counts: jax.Array, axis: int) -> jax.Array:
@@ -326,11 +219,18 @@ def _unstack(stacked: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(lengths[0])]
 
 
-def _check_weights(weights: Sequence[float] | None, count: int, average: str) -> list[float]:
+def _weight_arguments(
+    weights: Sequence[float] | None,
+    count: int,
+    rule: Superposition,
+    average: str | Superposition,
+) -> list[tuple[float, ...]]:
+    """Return what `init` and `fold` get beside every ticket."""
     if weights is None:
-        return [1.0] * count
-    if average == "cima":
-        raise ValueError("weights do not go with average='cima': beta sets its weights")
+        return [()] * count
+    if not rule.weighted:
+        name = repr(average) if isinstance(average, str) else "this rule"
+        raise ValueError(f"weights do not go with average={name}: its members have none")
     if len(weights) != count or not all(0 < w < math.inf for w in weights):
         raise ValueError(f"weights must be {count} positive numbers, got {list(weights)}")
-    return [float(w) for w in weights]
+    return [(float(w),) for w in weights]
