@@ -1,5 +1,6 @@
 """Ends of a run that a user can act on: one line, and an exit status for scripts."""
 
+import os
 import signal
 
 
@@ -22,6 +23,12 @@ class ConfigError(RunError):
 
     exit_code = 2
     everywhere = True
+
+
+class CheckpointError(RunError):
+    """State cannot be saved or restored, or a folder belongs to another run."""
+
+    exit_code = 4
 
 
 class DivergedError(RunError):
@@ -57,3 +64,17 @@ class InterruptedRunError(RunError):
         name = signal.Signals(number).name
         super().__init__(f"{name}; saved at step {step}, the same command continues from there")
         self.exit_code = 128 + number
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what an exception says, not too long.
+
+    >>> reason(ValueError("cut short"))
+    'cut short'
+    """
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        name = os.path.basename(str(error.filename)) + ": " if error.filename else ""
+        text = name + error.strerror
+    line = text.strip().splitlines()[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -13,7 +13,7 @@ from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError, RunError
 from experiments.run.build import build, open_dataset
 from experiments.run.seed_axis import SeedAxis
-from experiments.run.sources import make_walk
+from experiments.run.sources import make_steps
 from experiments.start_jax import start_jax
 from supjax.ticket_io import load_metadata, load_ticket
 from supjax.tickets import check_same_shapes
@@ -63,8 +63,8 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
         check_same_shapes(expected["params"], ticket.params, what)
     except ValueError as error:
         raise RunError(str(error)) from error
-    walk = make_walk(config, parts, dataset, devices, SeedAxis([config.seed]))
-    [scores] = walk.evaluate((ticket,), split)
+    steps = make_steps(parts, SeedAxis([config.seed]), devices, config.runtime)
+    [scores] = steps.evaluate((ticket,), split)
     return (
         f"{ticket_file}: {dataset.name} {split} accuracy {scores['accuracy']:.2%}, "
         f"loss {scores['loss']:.4f}, density {float(supjax.density(ticket.masks)):.4f}"

@@ -15,7 +15,8 @@ from absl import flags
 
 from experiments.command_line import run_command
 from experiments.errors import ConfigError, RunError
-from experiments.records.folder import CONFIG_FILE, write_text
+from experiments.records.atomic import write_text
+from experiments.records.folder import CONFIG_FILE
 from experiments.records.summary import is_finished, read_summary
 from experiments.study.plots import accuracy_figure, gain_figure
 from experiments.study.published import SOURCE

@@ -12,23 +12,21 @@ from their last checkpoint; the exit status is then 3.
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.checkpoints.manager import Checkpoints, check_config
+from experiments.checkpoints.manager import Checkpoints
 from experiments.command_line import CONFIGS, define_config, run_command
 from experiments.errors import ConfigError, DivergedError, OutOfStepError
-from experiments.records.folder import SEED_PLACE
+from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished
-from experiments.run.tickets import Member
 from experiments.start_jax import start_jax
 from experiments.train import train_together
 
 
-def make_members(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list[Member]:
-    """Return the runs of the seeds.
+def make_folders(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list[RunFolder]:
+    """Return the folders of the seeds' runs.
 
     Args:
       config: of all of them; its own seed does not count.
@@ -38,7 +36,8 @@ def make_members(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list
     Raises:
       ConfigError: if a seed is no number or named twice, or all runs would share a folder.
 
-    >>> [m.workdir.name for m in make_members(ConfigDict({"seed": 0}), ["3", "5"], "runs/s{seed}")]
+    >>> folders = make_folders(ConfigDict({"seed": 0}), ["3", "5"], "runs/s{seed}")
+    >>> [folder.path.name for folder in folders]
     ['s3', 's5']
     """
     if SEED_PLACE not in workdir:
@@ -48,31 +47,31 @@ def make_members(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list
     numbers = [int(seed) for seed in seeds]
     if len(set(numbers)) < len(numbers):
         raise ConfigError(f"--seeds must differ, got {','.join(seeds)}")
-    members = []
+    folders = []
     for number in numbers:
         own = config.copy_and_resolve_references()
         own.seed = number
-        members.append(Member(own, Path(workdir.replace(SEED_PLACE, str(number)))))
-    return members
+        folders.append(RunFolder(workdir.replace(SEED_PLACE, str(number)), own))
+    return folders
 
 
-def in_step(members: Sequence[Member]) -> list[list[Member]]:
-    """Return the members in groups whose newest checkpoints are of the same step."""
+def in_step(folders: Sequence[RunFolder]) -> list[list[RunFolder]]:
+    """Return the folders in groups whose newest checkpoints are of the same step."""
     groups = defaultdict(list)
-    for member in members:
-        groups[tuple(Checkpoints(member.workdir, primary=False).steps()[-1:])].append(member)
+    for folder in folders:
+        groups[tuple(Checkpoints(folder.path, primary=False).steps()[-1:])].append(folder)
     return list(groups.values())
 
 
-def train_seeds(members: Sequence[Member]) -> None:
-    """Train the members that are not finished, together where they stand at the same step.
+def train_seeds(folders: Sequence[RunFolder]) -> None:
+    """Train the seeds that are not finished, together where they stand at the same step.
 
     Raises:
       RunError: as `train_together`; a `DivergedError` once all other seeds are done.
     """
-    for member in members:
-        check_config(member.workdir, member.config.to_dict())
-    groups = in_step([member for member in members if not is_finished(member.workdir)])
+    for folder in folders:
+        folder.tie()
+    groups = in_step([folder for folder in folders if not is_finished(folder.path)])
     diverged: list[int] = []
     while groups:
         group = groups.pop(0)
@@ -81,12 +80,12 @@ def train_seeds(members: Sequence[Member]) -> None:
         except DivergedError as error:
             print(error, file=sys.stderr, flush=True)
             diverged += error.seeds
-            rest = [member for member in group if member.config.seed not in error.seeds]
+            rest = [folder for folder in group if folder.config.seed not in error.seeds]
             groups[:0] = [rest] if rest else []
         except OutOfStepError:  # the newest checkpoint of one of them was damaged
-            groups[:0] = [[member] for member in group]
+            groups[:0] = [[folder] for folder in group]
     if diverged:
-        line = f"{len(diverged)} of {len(members)} seeds diverged: {', '.join(map(str, diverged))}"
+        line = f"{len(diverged)} of {len(folders)} seeds diverged: {', '.join(map(str, diverged))}"
         raise DivergedError(line, tuple(diverged))
 
 
@@ -100,12 +99,12 @@ def define_flags() -> None:
 def main() -> None:
     """Train the seeds that the flags name."""
     given = flags.FLAGS
-    members = make_members(given.config, given.seeds, given.workdir)
+    folders = make_folders(given.config, given.seeds, given.workdir)
     start_jax(
         deterministic=given.config.deterministic,
         compilation_cache=given.config.runtime.compilation_cache,
     )
-    train_seeds(members)
+    train_seeds(folders)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ import supjax
 from experiments.configs.common import restored
 from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import RunError
-from experiments.records.folder import CONFIG_FILE
+from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.summary import read_summary
 from experiments.run.build import build, open_dataset
 from experiments.run.finish import image_flops
 from experiments.run.seed_axis import SeedAxis
-from experiments.run.sources import make_walk
-from experiments.run.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
-from supjax.ticket_io import load_ticket
+from experiments.run.sources import make_steps
 
 
 class FinishedRun:
@@ -54,7 +52,7 @@ class FinishedRun:
             raise RunError(f"{workdir} has no tickets: it ran without cycles (sup_tickets)")
         try:
             self.pretrained, self.superposed, *self.tickets = (
-                load_ticket(ticket_path(workdir, name))
+                RunFolder(workdir).load_ticket(name)
                 for name in (
                     PRETRAINED,
                     superposed_name(count),
@@ -70,11 +68,12 @@ class FinishedRun:
         self.dataset = open_dataset(config)
         parts = build(config, self.dataset)
         devices = check_devices(config, jax.process_count(), jax.local_device_count())
-        self._walk = make_walk(config, parts, self.dataset, devices, SeedAxis([config.seed]))
-        self.split = "validation" if self._walk.has_split("validation") else "test"
+        steps = make_steps(parts, SeedAxis([config.seed]), devices, config.runtime)
+        self._evaluate = steps.evaluate
+        self.split = "validation" if steps.source.has_split("validation") else "test"
         self._model = parts.model
         self._batch_size = config.batch_size
-        self._images = [batch.images for batch in self._walk.training_batches(batches)]
+        self._images = [batch.images for batch in steps.source.training_batches(batches)]
         self._training = partial(parts.model.apply, train=True, mutable=["batch_stats"])
         self._logits = jax.jit(self._normalized_logits)
 
@@ -86,9 +85,7 @@ class FinishedRun:
 
     def scores(self, networks: Iterable[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
         """Return loss and accuracy on `split` of networks with re-estimated statistics."""
-        rows = [
-            self._walk.evaluate((self.reestimated(network),), self.split)[0] for network in networks
-        ]
+        rows = [self._evaluate((self.reestimated(network),), self.split)[0] for network in networks]
         return np.array([row["loss"] for row in rows]), np.array([row["accuracy"] for row in rows])
 
     def predictions(self, networks: Sequence[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +115,7 @@ def _summary(workdir: Path) -> dict[str, Any]:
     try:
         return read_summary(workdir)
     except FileNotFoundError as error:
-        if (workdir / CONFIG_FILE).exists():
+        if RunFolder(workdir).config_file.exists():
             what = "the run is not finished; the command that started it continues it"
         else:
             what = "no run in this folder; python -m experiments.main makes one"

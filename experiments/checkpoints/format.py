@@ -1,4 +1,4 @@
-"""What a training state looks like in a checkpoint: the bytes of every leaf and a manifest."""
+"""What a state looks like in a checkpoint: the bytes of every leaf and a manifest."""
 
 import json
 from typing import Any
@@ -7,16 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.training import TrainState
 from supjax.trees import path_str
+from supjax.types import PyTree
 
-FORMAT = 1
-"""Version of the layout; to be raised when an older program would misread a newer checkpoint."""
+FORMAT = 2
+"""Version of the layout; another one is not read."""
 
 MANIFEST = "manifest"
-
-OPTIONAL = ("superposed", "superposed_active")
-"""Fields of the state that are None until there is a superposition."""
 
 _NUMBERS = (bool, int, float)
 
@@ -25,15 +22,15 @@ class MismatchError(ValueError):
     """A sound checkpoint, but of another kind of state."""
 
 
-def pack(state: TrainState, step: int, info: dict[str, Any]) -> dict[str, np.ndarray]:
+def pack(state: Any, step: int, info: dict[str, Any]) -> dict[str, np.ndarray]:
     """Turn a state into arrays of bytes by name.
 
     A mask takes one bit a weight; an array with many zeros one bit an entry, plus the entries
     that are not zero; a typed key is its key data.
 
     Args:
-      state: any train state; arrays may live on several devices, and if every host holds the same
-        ones, on several hosts.
+      state: a NamedTuple of trees; a field that is None is absent. Arrays may live on several
+        devices, and if every host holds the same ones, on several hosts.
       step: index of the state.
       info: what JSON can hold.
 
@@ -80,35 +77,32 @@ def pack(state: TrainState, step: int, info: dict[str, Any]) -> dict[str, np.nda
         "format": FORMAT,
         "step": step,
         "info": info,
-        "present": [name for name in OPTIONAL if getattr(state, name) is not None],
+        "absent": [name for name in state._fields if getattr(state, name) is None],
         "leaves": records,
     }
     return {MANIFEST: np.frombuffer(json.dumps(manifest).encode(), np.uint8), **arrays}
 
 
-def unpack(
-    arrays: dict[str, np.ndarray], template: TrainState
-) -> tuple[TrainState, int, dict[str, Any]]:
+def unpack(arrays: dict[str, np.ndarray], template: Any) -> tuple[PyTree, int, dict[str, Any]]:
     """Put a state together again, bit for bit, on the default device.
 
     Args:
       arrays: what `pack` returned.
-      template: a state of arrays or `jax.ShapeDtypeStruct`s that says how the leaves are nested.
-        Whether there is a superposition follows from the manifest, not from here.
+      template: a state of arrays or `jax.ShapeDtypeStruct`s, with all of its fields, that says
+        how the leaves are nested. Which fields are absent follows from the manifest.
 
     Returns:
       `(state, step, info)`.
 
     Raises:
-      MismatchError: if paths, shapes or dtypes are not the template's; the first one is named.
-      ValueError: if the layout is of a newer program.
+      MismatchError: if paths, shapes or dtypes are not the template's (the first one is named), or
+        the layout is another program's.
     """
     manifest = json.loads(arrays[MANIFEST].tobytes())
-    if manifest["format"] > FORMAT:
-        raise ValueError(f"its format {manifest['format']} is newer than {FORMAT}")
-    flat, treedef = jax.tree_util.tree_flatten_with_path(
-        _with_optional(template, manifest["present"])
-    )
+    if manifest["format"] != FORMAT:
+        raise MismatchError(f"its format is {manifest['format']}, this program's is {FORMAT}")
+    present = template._replace(**dict.fromkeys(manifest["absent"]))
+    flat, treedef = jax.tree_util.tree_flatten_with_path(present)
     expected = {path_str(path): _as_leaf(leaf) for path, leaf in flat}
     records = {record["path"]: record for record in manifest["leaves"]}
     for path in [*expected, *records]:
@@ -117,22 +111,13 @@ def unpack(
     return jax.tree.unflatten(treedef, leaves), manifest["step"], manifest["info"]
 
 
-def _with_optional(template: TrainState, present: list[str]) -> TrainState:
-    """Return the template with exactly those optional fields that the checkpoint has."""
-    return template._replace(
-        superposed=template.ticket if "superposed" in present else None,
-        superposed_active=template.topology.masks if "superposed_active" in present else None,
-    )
-
-
 def _check_same(path: str, record: dict[str, Any] | None, leaf: Any) -> None:
     if record is None:
         raise MismatchError(f"{path} is missing in the checkpoint")
     if leaf is None:
         raise MismatchError(f"{path} is only in the checkpoint")
     saved, given = (record["shape"], record["dtype"]), (list(np.shape(leaf)), _dtype(leaf))
-    is_count = path.startswith("superposed_")  # what counts members differs with the average
-    if saved[0] != given[0] or (saved[1] != given[1] and not is_count):
+    if saved != given:
         raise MismatchError(
             f"{path} is {saved[1]}{saved[0]} in the checkpoint, {given[1]}{given[0]} in this run"
         )

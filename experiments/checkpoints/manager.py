@@ -1,9 +1,7 @@
 """Checkpoints of a run, on orbax: written in one piece, verified when read, never lost silently."""
 
 import contextlib
-import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,15 +12,9 @@ import orbax.checkpoint as ocp
 
 from experiments.checkpoints.format import MismatchError, pack, unpack
 from experiments.checkpoints.npz_handler import NpzHandler, NpzRestore, NpzSave
-from experiments.errors import RunError
-from experiments.records.folder import CONFIG_FILE, write_text
-from supjax.training import TrainState
-
-
-class CheckpointError(RunError):
-    """State cannot be saved or restored, or a folder belongs to another run."""
-
-    exit_code = 4
+from experiments.errors import CheckpointError, reason
+from experiments.records.folder import RunFolder
+from supjax.types import PyTree
 
 
 class Checkpoints:
@@ -45,7 +37,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, keep: int = 3, primary: bool = True) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
-        self._folder = Path(workdir).absolute() / "checkpoints"
+        self._folder = RunFolder(Path(workdir).absolute()).checkpoints
         self._keep = keep
         self._primary = primary
         logging.getLogger("absl").addFilter(_is_worth_showing)
@@ -61,9 +53,7 @@ class Checkpoints:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise CheckpointError(
-                    f"cannot write to {self._folder}: {_reason(error)}"
-                ) from error
+                raise CheckpointError(f"cannot write to {self._folder}: {reason(error)}") from error
             self._tidy()
 
     def steps(self) -> list[int]:
@@ -73,7 +63,7 @@ class Checkpoints:
         names = [entry.name for entry in self._folder.iterdir() if entry.is_dir()]
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
-    def save(self, step: int, state: TrainState, info: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, info: dict[str, Any]) -> None:
         """Write a checkpoint; it is complete on disk when this returns.
 
         An older checkpoint of the same step is replaced, and only once the new one is complete; so
@@ -107,13 +97,11 @@ class Checkpoints:
             if old != step:
                 shutil.rmtree(self._folder / str(old), ignore_errors=True)
 
-    def restore_latest(
-        self, template: TrainState
-    ) -> tuple[TrainState, dict[str, Any], list[str]] | None:
+    def restore_latest(self, template: PyTree) -> tuple[PyTree, dict[str, Any], list[str]] | None:
         """Read the newest checkpoint that is whole.
 
         Args:
-          template: a state of arrays or `jax.ShapeDtypeStruct`s, with or without a superposition.
+          template: a state of arrays or `jax.ShapeDtypeStruct`s, with all of its fields.
 
         Returns:
           `(state, info, reports)`, a report being one line about a newer checkpoint that was
@@ -137,7 +125,7 @@ class Checkpoints:
         mismatch = [step for step, why in skipped.items() if isinstance(why, MismatchError)]
         worst = mismatch[0] if mismatch else next(iter(skipped))
         raise CheckpointError(
-            f"no checkpoint in {self._folder} can be used; step {worst}: {_reason(skipped[worst])} "
+            f"no checkpoint in {self._folder} can be used; step {worst}: {reason(skipped[worst])} "
             "(move the folder away to start anew)"
         )
 
@@ -145,7 +133,7 @@ class Checkpoints:
         """Let go of orbax's resources."""
         self._checkpointer.close()
 
-    def _load(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _load(self, step: int, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
         arrays = self._checkpointer.restore(self._folder / str(step), args=NpzRestore())
         state, saved_step, info = unpack(arrays, template)
         if saved_step != step:
@@ -180,59 +168,7 @@ class Checkpoints:
         space = ""
         with contextlib.suppress(OSError):
             space = f", {shutil.disk_usage(self._folder).free / 2**20:.1f} MiB free"
-        return f"cannot save step {step} in {self._folder}: {_reason(error)}{space}; {left}"
-
-
-def check_config(workdir: str | Path, config: dict[str, Any]) -> None:
-    """Tie a folder to a config: write config.json the first time, compare with it later.
-
-    The group `runtime` may differ: it does not change what is computed.
-
-    Args:
-      workdir: folder of the run; made if it is missing.
-      config: groups of fields, whatever JSON can hold.
-
-    Raises:
-      CheckpointError: if the folder belongs to another config, with a line for every field that
-        differs, or cannot be read or written.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     check_config(folder, {"optimizer": {"momentum": 0.9}})
-    ...     check_config(folder, {"optimizer": {"momentum": 0.8}})
-    Traceback (most recent call last):
-      ...
-    experiments.checkpoints.manager.CheckpointError: ... belongs to another config:
-    optimizer.momentum: 0.9 in the workdir, 0.8 given
-    """
-    path = Path(workdir) / CONFIG_FILE
-    given = json.loads(json.dumps(config))
-    try:
-        if not path.exists():
-            write_text(path, json.dumps(given, indent=2) + "\n")
-            return
-        before = _fields(json.loads(path.read_text(encoding="utf-8")))
-    except (AttributeError, OSError, ValueError) as error:  # the first: JSON, but no groups
-        raise CheckpointError(f"cannot use {path}: {_reason(error)}") from error
-    now = _fields(given)
-    lines = [
-        f"{name}: {before.get(name, 'nothing')} in the workdir, {now.get(name, 'nothing')} given"
-        for name in sorted(before | now)
-        if before.get(name) != now.get(name)
-    ]
-    if lines:
-        raise CheckpointError("\n".join([f"{workdir} belongs to another config:", *lines]))
-
-
-def _fields(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return `group.field -> JSON text`, without the group `runtime`."""
-    fields: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            fields |= _fields(value, f"{prefix}{name}.")
-        else:
-            fields[f"{prefix}{name}"] = json.dumps(value)
-    return {name: text for name, text in fields.items() if not name.startswith("runtime.")}
+        return f"cannot save step {step} in {self._folder}: {reason(error)}{space}; {left}"
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
@@ -241,14 +177,4 @@ def _is_worth_showing(record: logging.LogRecord) -> bool:
 
 
 def _skip_line(step: int, why: Exception) -> str:
-    return f"skipped the checkpoint of step {step}: {_reason(why)}"
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what an exception says, not too long."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        name = os.path.basename(str(error.filename)) + ": " if error.filename else ""
-        text = name + error.strerror
-    line = text.strip().splitlines()[0]
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    return f"skipped the checkpoint of step {step}: {reason(why)}"

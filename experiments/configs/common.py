@@ -35,6 +35,7 @@ def base() -> ConfigDict:
                 "update_every": 1_000,  # steps
                 "drop_fraction": 0.5,
                 "drop_decay": "constant",  # or "cosine", to 0 at the end of the normal phase
+                "options": {},
                 "initial_sparsity": 0.5,  # granet; gmp starts dense
                 "ramp_epochs": (0, 110),  # granet and gmp
                 "init_batches": 1,  # snip and grasp
@@ -58,6 +59,7 @@ def base() -> ConfigDict:
                 "high": 0.005,
                 "exploration": 0.5,
                 "explore_fixed_masks": True,  # hosts without a grow rule explore as RigL does
+                "options": {},
                 "average": "cia",
                 "beta": 0.5,  # cima only
                 "scope": "global",

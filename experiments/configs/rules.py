@@ -1,5 +1,6 @@
 """Checks of a whole config before any data is loaded or anything is compiled."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,10 @@ from ml_collections import ConfigDict
 from experiments.data.catalog import KNOWN_SETS
 from experiments.errors import ConfigError
 from experiments.models import MODEL_NAMES
-from experiments.run.build import RAMPED
 from supjax.allocation import exact
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
-from supjax.superposition import AVERAGES, SCOPES
+from supjax.superposition import SCOPES, SUPERPOSITIONS
 from supjax.topologies import METHODS
 
 
@@ -30,7 +30,7 @@ def check_config_values(config: ConfigDict) -> None:
     _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     _one_of("topology.distribution", topology.distribution, DISTRIBUTIONS)
     _one_of("topology.drop_decay", topology.drop_decay, ("constant", "cosine"))
-    _one_of("sup_tickets.average", sup.average, AVERAGES)
+    _one_of("sup_tickets.average", sup.average, SUPERPOSITIONS)
     _one_of("sup_tickets.scope", sup.scope, SCOPES)
     _one_of("sup_tickets.schedule", sup.schedule, CYCLES)
     _one_of("sup_tickets.batch_stats", sup.batch_stats, ("average", "recompute"))
@@ -40,7 +40,6 @@ def check_config_values(config: ConfigDict) -> None:
         raise ConfigError(f"dataset must be named, such as {', '.join(sorted(KNOWN_SETS))}")
 
     _within("sparsity", config.sparsity, "[0, 1)", lambda x: 0 <= x < 1)
-    _within("topology.initial_sparsity", topology.initial_sparsity, "[0, 1)", lambda x: 0 <= x < 1)
     for name, value in (
         ("topology.drop_fraction", topology.drop_fraction),
         ("sup_tickets.exploration", sup.exploration),
@@ -99,7 +98,7 @@ def _check_phases(config: ConfigDict) -> None:
                 "sup_tickets.cycle_fraction must leave epochs for the normal phase, "
                 f"got {sup.cycle_fraction}"
             )
-    if config.method in RAMPED:
+    if "ramp_end" in inspect.signature(METHODS[config.method]).parameters:
         _check_ramp(config)
 
 

@@ -1,65 +1,141 @@
-"""Text files that are either the old or the new ones, never half of each; one user of a folder."""
+"""The folder of one run: what lies where in it, whose it is, and that one process uses it."""
 
 import contextlib
 import errno
 import fcntl
-import os
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from experiments.errors import RunError
+from ml_collections import ConfigDict
 
-CONFIG_FILE = "config.json"
-"""What the folder of a run belongs to."""
+from experiments.errors import CheckpointError, RunError, reason
+from experiments.records.atomic import write_text
+from supjax.ticket_io import load_ticket
+from supjax.types import Ticket
 
 SEED_PLACE = "{seed}"
 """Stands for the seed in the name of a folder that is given for several runs."""
 
+CONFIG_FILE = "config.json"
+"""What a folder of a run is known by."""
 
-def write_text(path: Path, text: str) -> Path:
-    """Writes a text file in one piece: complete on disk before it takes its name.
+PRETRAINED = "pretrained"
+"""Name of the network at the end of the normal phase."""
 
-    Args:
-      path: where to write; its folder is made if it is missing.
-      text: the whole content, written as UTF-8.
 
-    Returns:
-      The path.
+def ticket_name(number: int) -> str:
+    """Return the name of ticket `number`, from 1."""
+    return f"ticket_{number}"
 
-    Raises:
-      OSError: if the file cannot be written; an older file of that name is then still whole.
+
+def superposed_name(number: int) -> str:
+    """Return the name of the superposition after ticket `number`."""
+    return f"superposed_{number}"
+
+
+class RunFolder:
+    """The folder of one seed's run; every name of a file in it is said here.
+
+    Attributes:
+      path: the folder.
+      config: the run's config, if it is known.
+
+    >>> RunFolder("runs/digits").ticket_file(ticket_name(1)).as_posix()
+    'runs/digits/tickets/ticket_1.npz'
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return path
 
+    def __init__(self, path: str | Path, config: ConfigDict | None = None) -> None:
+        self.path = Path(path)
+        self.config = ConfigDict() if config is None else config
+        self.config_file = self.path / CONFIG_FILE
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.tickets = self.path / "tickets"
+        self.result_file = self.path / "result.npz"
+        self.summary_file = self.path / "summary.json"
+        self.plots = self.path / "plots"
+        self.analysis = self.path / "analysis"
+        self.log_file = self.path / "log.txt"
 
-@contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Holds a file of a folder for this process; the claim ends with the process at the latest.
+    def ticket_file(self, name: str) -> Path:
+        """Return where the network of that name is kept."""
+        return self.tickets / f"{name}.npz"
 
-    Args:
-      path: an existing file, which stays as it is.
+    def load_ticket(self, name: str) -> Ticket:
+        """Return the network of that name."""
+        return load_ticket(self.ticket_file(name))
 
-    Raises:
-      RunError: if another process holds it. File systems without locks are not guarded.
-    """
-    with path.open("rb") as file:
+    def tie(self) -> None:
+        """Tie the folder to the config: write config.json the first time, compare with it later.
+
+        The group `runtime` may differ: it does not change what is computed.
+
+        Raises:
+          CheckpointError: if the folder belongs to another config, with a line for every field
+            that differs, or cannot be read or written.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     RunFolder(folder, ConfigDict({"optimizer": {"momentum": 0.9}})).tie()
+        ...     RunFolder(folder, ConfigDict({"optimizer": {"momentum": 0.8}})).tie()
+        Traceback (most recent call last):
+          ...
+        experiments.errors.CheckpointError: ... belongs to another config:
+        optimizer.momentum: 0.9 in the workdir, 0.8 given
+        """
+        given = json.loads(json.dumps(self.config.to_dict()))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path.parent} is in use by another process") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-        yield
+            if not self.config_file.exists():
+                write_text(self.config_file, json.dumps(given, indent=2) + "\n")
+                return
+            before = _fields(json.loads(self.config_file.read_text(encoding="utf-8")))
+        except (AttributeError, OSError, ValueError) as error:  # the first: JSON, but no groups
+            raise CheckpointError(f"cannot use {self.config_file}: {reason(error)}") from error
+        now = _fields(given)
+        lines = [
+            f"{name}: {before.get(name, 'nothing')} in the workdir, "
+            f"{now.get(name, 'nothing')} given"
+            for name in sorted(before | now)
+            if before.get(name) != now.get(name)
+        ]
+        if lines:
+            raise CheckpointError("\n".join([f"{self.path} belongs to another config:", *lines]))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock ends with the process at the latest.
+
+        It is a lock on config.json, which stays as it is.
+
+        Raises:
+          RunError: if another process holds it. File systems without locks are not guarded.
+        """
+        with self.config_file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path} is in use by another process") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+            yield
+
+    def clear_unfinished(self) -> None:
+        """Remove the ticket files that an earlier process was killed in the middle of."""
+        for folder in (self.path, self.tickets):
+            for path in folder.glob(".*.npz.*.tmp"):
+                path.unlink(missing_ok=True)
+
+
+def _fields(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return `group.field -> JSON text`, without the group `runtime`."""
+    fields: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            fields |= _fields(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = json.dumps(value)
+    return {name: text for name, text in fields.items() if not name.startswith("runtime.")}

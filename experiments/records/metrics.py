@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.records.atomic import write_text
 from experiments.records.event_file import EventFile
-from experiments.records.folder import write_text
-
-METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
+from experiments.records.folder import RunFolder
 
 
 class MetricWriter:
@@ -35,12 +33,12 @@ class MetricWriter:
         Raises:
           OSError: if the metrics cannot be written (the file is named).
         """
-        self._path = workdir / METRICS_FILE
+        self._path = RunFolder(workdir).metrics_file
         done = -1 if resume_step is None else resume_step
         kept = [json.dumps(row) + "\n" for row in _rows(self._path) if row["step"] <= done]
         write_text(self._path, "".join(kept))
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  (lives as long as self)
-        folder = workdir / TENSORBOARD_FOLDER
+        folder = RunFolder(workdir).tensorboard
         self._events = EventFile(folder, purge_step=done + 1) if tensorboard else None
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
@@ -92,7 +90,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     [{'step': 10, 'kind': 'train', 'loss': inf}]
     """
     rows = []
-    for row in _rows(workdir / METRICS_FILE):
+    for row in _rows(RunFolder(workdir).metrics_file):
         lost = row.pop("_nonfinite", {})
         rows.append(row | {name: float(value) for name, value in lost.items()})
     return rows

@@ -15,9 +15,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.records.folder import write_text
+from experiments.records.atomic import write_text
+from experiments.records.folder import RunFolder
 
-SUMMARY_FILE = "summary.json"
 MAX_COLUMNS = 100
 RULED = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 
@@ -37,7 +37,7 @@ def write_summary(workdir: Path, summary: Mapping[str, Any]) -> Path:
       OSError: if it cannot be written; an older one is then still whole.
     """
     text = json.dumps(_plain(summary), indent=2, ensure_ascii=False, allow_nan=False)
-    return write_text(workdir / SUMMARY_FILE, text + "\n")
+    return write_text(RunFolder(workdir).summary_file, text + "\n")
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     Raises:
       FileNotFoundError: if the run has not been finished.
     """
-    return json.loads((workdir / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return json.loads((RunFolder(workdir).summary_file).read_text(encoding="utf-8"))
 
 
 def is_finished(workdir: Path) -> bool:

@@ -1,7 +1,7 @@
-"""From a config to the static parts of a run: plan, schedules, method, optimizer, model, loss."""
+"""From a config to the static parts of a run; the only reader of the config but for `runtime`."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,39 +13,60 @@ import supjax
 from experiments.data.arrays import ArrayDataset
 from experiments.data.loading import load_dataset
 from experiments.data.streaming import StreamedDataset
-from experiments.data.types import Batch, ImageDataset
+from experiments.data.types import Batch
 from experiments.errors import ConfigError
 from experiments.models import create_model
+from experiments.run.timeline import Timeline
 from supjax.allocation import exact
+from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
-from supjax.topologies.gmp import ramp_stop
 from supjax.trees import path_str
-from supjax.types import PyTree, Schedule, TopologyTransform
+from supjax.types import PyTree, Schedule, Superposition, TopologyTransform
 
 AXIS = "batch"
 """Name of the device axis of a run on several devices."""
 
-RAMPED = ("gmp", "granet")
-"""Methods that prune along a density ramp."""
-
-WITHOUT_GROWTH = ("gmp", "grasp", "snip", "static", "synflow")
-"""Sparse methods that have no grow rule to explore by."""
+Dataset = ArrayDataset | StreamedDataset
 
 
-class Parts(NamedTuple):
-    """What is closed over by the compiled steps; `parallel_loss_fn` is for use under `AXIS`."""
+class RunParts(NamedTuple):
+    """What a run is made of; the same for all of its seeds.
 
-    steps_per_epoch: int
-    plan: supjax.CyclePlan
+    Attributes:
+      dataset: its data set.
+      batch_size: over all devices together.
+      augment: whether training images are augmented.
+      timeline: both phases, and what happens at which step.
+      model: a linen module.
+      topology: the base method.
+      tx: the optimizer.
+      learning_rate: the one schedule of both phases.
+      loss_fn: of `supjax.make_train_step`.
+      parallel_loss_fn: the same for use under `AXIS`.
+      init_batches: training batches on which a method scores the network at the start.
+      superposition: the averaging rule.
+      include_pretrained: whether the end of the normal phase is its first member.
+      recompute_batches: training batches from which a superposed network's batch-norm statistics
+        are estimated, 0 for an epoch; None to average those of its members.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    augment: bool
+    timeline: Timeline
     model: Any
     topology: TopologyTransform
     tx: optax.GradientTransformation
     learning_rate: Schedule
     loss_fn: Callable[..., Any]
     parallel_loss_fn: Callable[..., Any]
+    init_batches: int
+    superposition: Superposition
+    include_pretrained: bool
+    recompute_batches: int | None
 
 
-def open_dataset(config: ConfigDict) -> ArrayDataset | StreamedDataset:
+def open_dataset(config: ConfigDict) -> Dataset:
     """Return the config's data set.
 
     Raises:
@@ -64,7 +85,7 @@ def open_dataset(config: ConfigDict) -> ArrayDataset | StreamedDataset:
     return dataset
 
 
-def build(config: ConfigDict, dataset: ImageDataset) -> Parts:
+def build(config: ConfigDict, dataset: Dataset) -> RunParts:
     """Return the static parts of a run of this config on this data set.
 
     Raises:
@@ -72,9 +93,11 @@ def build(config: ConfigDict, dataset: ImageDataset) -> Parts:
     """
     steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
     smoothing = config.optimizer.label_smoothing
+    sup = config.sup_tickets
     try:
         plan = cycle_plan(config, steps_per_epoch)
         learning_rate = learning_rate_schedule(config, plan, steps_per_epoch)
+        method = topology(config, plan, steps_per_epoch)
         model = create_model(
             config.model.name,
             dataset.num_classes,
@@ -82,17 +105,30 @@ def build(config: ConfigDict, dataset: ImageDataset) -> Parts:
             dtype=jnp.dtype(config.model.dtype),
         )
         synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
-        return Parts(
-            steps_per_epoch=steps_per_epoch,
-            plan=plan,
+        return RunParts(
+            dataset=dataset,
+            batch_size=config.batch_size,
+            augment=config.augment,
+            timeline=Timeline(
+                plan,
+                method,
+                sup.exploration,
+                steps_per_epoch,
+                eval_every=config.eval_every_epochs * steps_per_epoch,
+                log_every=max(steps_per_epoch // config.logs_per_epoch, 1),
+            ),
             model=model,
-            topology=topology(config, plan, steps_per_epoch),
+            topology=method,
             tx=optimizer(config, learning_rate),
             learning_rate=learning_rate,
             loss_fn=make_loss_fn(model, smoothing),
             parallel_loss_fn=make_loss_fn(synced, smoothing),
+            init_batches=config.topology.init_batches,
+            superposition=superposition(config),
+            include_pretrained=sup.include_pretrained,
+            recompute_batches=sup.recompute_batches if sup.batch_stats == "recompute" else None,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
 
 
@@ -127,7 +163,7 @@ def learning_rate_schedule(
 
 
 def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -> TopologyTransform:
-    """Return the host method, given those of the config's fields that it takes.
+    """Return the base method, given those of the config's fields that it takes.
 
     Raises:
       ConfigError: if a density ramp would not come to its end within the normal phase.
@@ -136,53 +172,54 @@ def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -
     rate: Any = fields.drop_fraction
     if fields.drop_decay == "cosine":
         rate = supjax.cosine_fraction(rate, plan.normal_steps)
-    start, end = ramp_steps(config, steps_per_epoch)
-    if config.method in RAMPED and ramp_stop(end, fields.update_every) > plan.normal_steps:
+    factory = METHODS[config.method]
+    first, last = fields.ramp_epochs
+    offered = {
+        "density": target_density(config),
+        "distribution": fields.distribution,
+        "update_every": fields.update_every,
+        "drop_fraction": rate,
+        "ramp_start": first * steps_per_epoch,
+        "ramp_end": last * steps_per_epoch,
+    }
+    parameters = inspect.signature(factory).parameters
+    if "stop" in parameters and parameters["stop"].default is inspect.Parameter.empty:
+        offered["stop"] = plan.normal_steps
+    if fields.initial_sparsity is not None and config.method != "gmp":
+        offered["initial_density"] = round(1 - fields.initial_sparsity, 12)
+    method: TopologyTransform = _call(factory, offered, fields.options)
+    last_update = next((s for s in reversed(range(plan.normal_steps)) if method.due(s)), -1)
+    if method.density_at(last_update + 1) != method.density_at(plan.total_steps):
         raise ConfigError(
             f"topology.ramp_epochs and update_every must let the ramp end within the normal phase "
             f"of {plan.normal_steps} steps, got {tuple(fields.ramp_epochs)} epochs of "
             f"{steps_per_epoch} steps, updated every {fields.update_every} steps"
         )
-    offered = {
-        "density": target_density(config),
-        "distribution": fields.distribution,
-        "update_every": fields.update_every,
-        "drop_fraction": fields.drop_fraction if config.method.endswith("_itop") else rate,
-        "stop": plan.normal_steps if config.method.endswith("_itop") else None,
-        "ramp_start": start,
-        "ramp_end": end,
-        "initial_density": initial_density(config),
-    }
-    taken = inspect.signature(METHODS[config.method]).parameters
-    host = supjax.make_topology(config.method, **{k: v for k, v in offered.items() if k in taken})
-    if config.method in WITHOUT_GROWTH and config.sup_tickets.explore_fixed_masks:
-        return supjax.topologies.exploring(host)
-    return host
+    if not method.grows and config.sup_tickets.explore_fixed_masks:
+        return supjax.topologies.exploring(method)
+    return method
+
+
+def superposition(config: ConfigDict) -> Superposition:
+    """Return the averaging rule, given those of the config's fields that it takes."""
+    fields = config.sup_tickets
+    offered = {"density": target_density(config), "scope": fields.scope, "beta": fields.beta}
+    return _call(SUPERPOSITIONS[fields.average], offered, fields.options)
+
+
+def _call(
+    factory: Callable[..., Any], offered: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """Call a factory with what it takes of the config's fields, its own options first."""
+    taken = inspect.signature(factory).parameters
+    return factory(**{k: v for k, v in offered.items() if k in taken} | dict(options))
 
 
 def target_density(config: ConfigDict) -> float:
     """Return the density of the networks of a run; superposition prunes back to it."""
-    return 1.0 if config.method == "dense" else round(1 - config.sparsity, 12)
-
-
-def initial_density(config: ConfigDict) -> float:
-    """Return the density at which a ramp starts; gradual magnitude pruning starts dense."""
-    return 1.0 if config.method == "gmp" else round(1 - config.topology.initial_sparsity, 12)
-
-
-def ramp_steps(config: ConfigDict, steps_per_epoch: int) -> tuple[int, int]:
-    """Return the first and the last step of a density ramp."""
-    first, last = config.topology.ramp_epochs
-    return first * steps_per_epoch, last * steps_per_epoch
-
-
-def density_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
-    """Return `step -> density` of a run: a cubic ramp for gmp and granet, else a constant."""
-    density = target_density(config)
-    if config.method not in RAMPED:
-        return lambda step: density
-    start, end = ramp_steps(config, steps_per_epoch)
-    return supjax.cubic_density_ramp(initial_density(config), density, start, end)
+    if "density" not in inspect.signature(METHODS[config.method]).parameters:
+        return 1.0  # dense training
+    return round(1 - config.sparsity, 12)
 
 
 def optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:

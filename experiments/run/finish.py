@@ -1,6 +1,7 @@
 """The end of a run: evaluate what it kept, write result and summary, draw the plots."""
 
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -8,80 +9,85 @@ import jax
 import jax.numpy as jnp
 
 import supjax
+from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
+from experiments.records.recorder import Recorder
 from experiments.records.summary import render_table, write_summary
-from experiments.run.build import density_schedule
-from experiments.run.host import wait_for_all
+from experiments.run.build import RunParts
+from experiments.run.host import Clock, wait_for_all
 from experiments.run.plots import plot_run
-from experiments.run.tickets import PRETRAINED, Member, superposed_name, ticket_name, ticket_path
-from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
-from supjax.ticket_io import load_metadata, load_ticket, save_ticket
-from supjax.training import TrainState
-
-RESULT_FILE = "result.npz"
-"""The final network of a run, in its folder."""
-
-RAMP_POINTS = 200
-"""Moments of a run at which the density is read for the mean cost of training."""
+from experiments.run.seed_axis import SeedAxis
+from experiments.run.steps import RunState, Steps
+from supjax.analysis import layer_flops, total_flops, train_flops
+from supjax.ticket_io import load_metadata, save_ticket
 
 
-def finish_run(run: Any, state: TrainState) -> list[dict[str, Any]]:
+def finish_run(
+    parts: RunParts,
+    steps: Steps,
+    seeds: SeedAxis,
+    recorder: Recorder,
+    clock: Clock,
+    state: RunState,
+) -> list[dict[str, Any]]:
     """Evaluate every network that the run kept, and write result, summary, table and plots.
 
     The validation split served choices during the run; the test split is used here, once.
 
     Args:
-      run: an `experiments.train.Run` whose steps are done.
+      parts: the run's static parts.
+      steps: its compiled steps.
+      seeds: of the run.
+      recorder: of its folders.
+      clock: of its time.
       state: its last state.
 
     Returns:
       The summary of every seed.
     """
     wait_for_all("every kept network is on disk")
-    plan = run.plan
-    scored = []
-    for file, entry in kept_networks(plan, run.config.sup_tickets.include_pretrained):
-        scored.append(_scored(run, {**entry, "file": file}, [file]))
-    cycle_files = [ticket_name(i + 1) for i in range(plan.num_cycles)]
-    if len(cycle_files) > 1:
-        name = f"ensemble of {len(cycle_files)} tickets"
-        entry = {"name": name, "kind": "ensemble", "step": plan.total_steps}
-        scored.append(_scored(run, entry, cycle_files))
-    ever_active = run.seeds.split(jax.device_get(state.topology.ever_active))
-    return [
-        _finish(run, member, list(networks), float(exploration_rate(seen)))
-        for member, networks, seen in zip(
-            run.members, zip(*scored, strict=True), ever_active, strict=True
-        )
+    plan, folders = parts.timeline.plan, recorder.folders
+    scored = [
+        _scored(steps, seeds, folders, {**entry, "file": file}, [file])
+        for file, entry in kept_networks(plan, parts.include_pretrained)
     ]
-
-
-def _finish(
-    run: Any, member: Member, networks: list[dict[str, Any]], rate: float
-) -> dict[str, Any]:
-    """Write what one seed has achieved into its folder."""
-    plan, workdir = run.plan, member.workdir
+    tickets = [ticket_name(i + 1) for i in range(plan.num_cycles)]
+    if len(tickets) > 1:
+        name = f"ensemble of {len(tickets)} tickets"
+        entry = {"name": name, "kind": "ensemble", "step": plan.total_steps}
+        scored.append(_scored(steps, seeds, folders, entry, tickets))
     result = superposed_name(plan.num_cycles) if plan.num_cycles else PRETRAINED
-    final = load_ticket(ticket_path(workdir, result))
-    summary = {
-        "result": next(n["name"] for n in networks if n.get("file") == result),
-        "networks": networks,
-        "exploration_rate": rate,
-        "flops": flops(run, final),
-        "wall_seconds": run.clock.elapsed,
-        "images_per_second": run.clock.images_per_second,
-        "plan": {**plan._asdict(), "steps_per_epoch": run.steps_per_epoch},
-        "config": member.config.to_dict(),
-        "hardware": hardware(run.devices),
-        "seeds_together": len(run.members),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-    }
-    if run.primary:
-        save_ticket(workdir / RESULT_FILE, final, load_metadata(ticket_path(workdir, result)))
-        write_summary(workdir, summary)
-        if member.config.runtime.plots:
-            plot_run(workdir)
-        print(render_table(summary, workdir))
-    return summary
+    summaries = []
+    for index, folder in enumerate(folders):
+        networks = [rows[index] for rows in scored]
+        summary = {
+            "result": next(n["name"] for n in networks if n.get("file") == result),
+            "networks": networks,
+            "exploration_rate": steps.coverage(state)[1][index],
+            "flops": flops(parts, folder.load_ticket(result)),
+            "wall_seconds": clock.elapsed,
+            "images_per_second": clock.images_per_second,
+            "plan": {**plan._asdict(), "steps_per_epoch": parts.timeline.steps_per_epoch},
+            "config": folder.config.to_dict(),
+            "hardware": hardware(steps.devices),
+            "seeds_together": len(folders),
+            "versions": {
+                name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")
+            },
+        }
+        summaries.append(summary)
+        if recorder.primary:
+            _write(folder, result, summary)
+    return summaries
+
+
+def _write(folder: RunFolder, result: str, summary: dict[str, Any]) -> None:
+    """Write what one seed has achieved into its folder, and only then print it."""
+    metadata = load_metadata(folder.ticket_file(result))
+    save_ticket(folder.result_file, folder.load_ticket(result), metadata)
+    write_summary(folder.path, summary)
+    if folder.config.runtime.plots:
+        plot_run(folder.path)
+    print(render_table(summary, folder.path))
 
 
 def kept_networks(
@@ -108,15 +114,18 @@ def kept_networks(
     return kept
 
 
-def _scored(run: Any, entry: dict[str, Any], files: list[str]) -> list[dict[str, Any]]:
+def _scored(
+    steps: Steps,
+    seeds: SeedAxis,
+    folders: Sequence[RunFolder],
+    entry: dict[str, Any],
+    files: Sequence[str],
+) -> list[dict[str, Any]]:
     """Return an entry with every seed's density and held-out scores of its networks together."""
-    tickets = [
-        tuple(load_ticket(ticket_path(member.workdir, file)) for file in files)
-        for member in run.members
-    ]
-    stacked = run.seeds.stack(tickets)
-    splits = [split for split in ("validation", "test") if run.walk.has_split(split)]
-    scores = {split: run.walk.evaluate(stacked, split) for split in splits}
+    tickets = [tuple(folder.load_ticket(file) for file in files) for folder in folders]
+    stacked = seeds.stack(tickets)
+    splits = [split for split in ("validation", "test") if steps.source.has_split(split)]
+    scores = {split: steps.evaluate(stacked, split) for split in splits}
     return [
         {
             **entry,
@@ -127,23 +136,16 @@ def _scored(run: Any, entry: dict[str, Any], files: list[str]) -> list[dict[str,
     ]
 
 
-def flops(run: Any, ticket: supjax.Ticket) -> dict[str, float]:
+def flops(parts: RunParts, ticket: supjax.Ticket) -> dict[str, float]:
     """Return the forward FLOPs of the dense network, and the run's costs relative to dense ones."""
-    layers = image_flops(run.parts.model, run.dataset.image_shape, ticket)
+    layers = image_flops(parts.model, parts.dataset.image_shape, ticket)
     dense, sparse = total_flops(layers), total_flops(layers, ticket.masks)
-    density_at = density_schedule(run.config, run.steps_per_epoch)
-    total = run.plan.total_steps
-    train = train_flops(
-        run.config.method,
-        dense,
-        sparse,
-        update_every=run.config.topology.update_every,
-        densities=[float(density_at(i * total // RAMP_POINTS)) for i in range(RAMP_POINTS)],
-    )
+    total = parts.timeline.plan.total_steps
     return {
         "dense_forward": dense,
         "inference_relative": sparse / dense,
-        "train_relative": train / (3 * dense),
+        "train_relative": train_flops(parts.topology, dense, sparse, total_steps=total)
+        / (3 * dense),
     }
 
 
@@ -159,7 +161,7 @@ def image_flops(model: Any, image_shape: tuple[int, ...], ticket: supjax.Ticket)
 
 
 def hardware(devices: int) -> dict[str, Any]:
-    """Return what a run computes on.
+    """Return what a run on so many devices computes on.
 
     >>> hardware(1)["hosts"]
     1
@@ -167,7 +169,7 @@ def hardware(devices: int) -> dict[str, Any]:
     return {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "devices": devices * jax.process_count(),
+        "devices": devices,
         "hosts": jax.process_count(),
         "cpus": os.cpu_count(),
     }

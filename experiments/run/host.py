@@ -63,6 +63,11 @@ class Clock:
             return 1
         return min(max(int(seconds / self._step_seconds), 1), MAX_STEPS)
 
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Take over what a checkpoint has kept."""
+        self.seconds = saved["seconds"]
+        self.train_seconds, self.train_images = saved["train_seconds"], saved["train_images"]
+
     def saved(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {
@@ -124,13 +129,13 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def agree(stop: int, signal_number: int) -> tuple[int, int]:
+def agreed_stop(stop: int, signal_number: int) -> tuple[int, int]:
     """Return the earliest stop and the largest signal number that any process proposes.
 
     Compiled steps of several processes talk to each other, so all run the same number of them;
     and a signal that only one process has received stops them all at the same step.
 
-    >>> agree(7, 0)
+    >>> agreed_stop(7, 0)
     (7, 0)
     """
     if jax.process_count() == 1:

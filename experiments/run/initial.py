@@ -1,55 +1,52 @@
-"""The training state at step 0."""
+"""The state of a run at step 0."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 import supjax
-from experiments.run.build import Parts
-from experiments.run.sources import Walk
-from supjax.training import TrainState
+from experiments.run.build import RunParts
+from experiments.run.steps import RunState, Source, zero_sums
 
 
-def make_initial_state(
-    config: ConfigDict, parts: Parts, walk: Walk, image_shape: tuple[int, int, int]
-) -> Callable[[int, int], TrainState]:
-    """Return `(seed, index) -> state at step 0`, which follows from config and seed alone.
+def initial_state(parts: RunParts, source: Source, seed: int, index: int = 0) -> RunState:
+    """Return one seed's state at step 0, which follows from the run's parts and the seed alone.
 
     Args:
-      config: says how many batches SNIP and GraSP score the network on.
       parts: the run's static parts.
-      walk: where these batches come from, by the index of the seed.
-      image_shape: of one image.
+      source: of the batches on which SNIP and GraSP score the network.
+      seed: of the run.
+      index: of the seed among those that train together.
     """
-    image = jnp.ones((1, *image_shape), jnp.float32)
-    init = jax.jit(functools.partial(parts.model.init, train=False))
+    image = jnp.ones((1, *parts.dataset.image_shape), jnp.float32)
+    root = jax.random.key(seed)
+    variables = _initializer(parts.model)(jax.random.fold_in(root, 0), image)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
 
-    def initial_state(seed: int, index: int) -> TrainState:
-        root = jax.random.key(seed)
-        variables = init(jax.random.fold_in(root, 0), image)
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    def output_fn(params: Any) -> jax.Array:
+        inputs = {"params": params, "batch_stats": batch_stats}
+        return parts.model.apply(inputs, image, train=False)
 
-        def output_fn(params: Any) -> jax.Array:
-            inputs = {"params": params, "batch_stats": batch_stats}
-            return parts.model.apply(inputs, image, train=False)
+    def loss_fn(params: Any) -> jax.Array:
+        batches = source.training_batches(parts.init_batches, index)
+        losses = [parts.loss_fn(params, batch_stats, b, root)[0] for b in batches]
+        return jnp.mean(jnp.stack(losses))
 
-        def loss_fn(params: Any) -> jax.Array:
-            batches = walk.training_batches(config.topology.init_batches, index)
-            losses = [parts.loss_fn(params, batch_stats, b, root)[0] for b in batches]
-            return jnp.mean(jnp.stack(losses))
+    train = supjax.create_train_state(
+        jax.random.fold_in(root, 1),
+        params,
+        parts.tx,
+        parts.topology,
+        batch_stats=batch_stats,
+        loss_fn=loss_fn,
+        output_fn=output_fn,
+    )
+    return RunState(train, zero_sums())
 
-        return supjax.create_train_state(
-            jax.random.fold_in(root, 1),
-            params,
-            parts.tx,
-            parts.topology,
-            batch_stats=batch_stats,
-            loss_fn=loss_fn,
-            output_fn=output_fn,
-        )
 
-    return initial_state
+@functools.lru_cache(maxsize=8)
+def _initializer(model: Any) -> Any:
+    """Return the compiled init function of a model, one for all seeds."""
+    return jax.jit(functools.partial(model.init, train=False))

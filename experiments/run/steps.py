@@ -1,7 +1,7 @@
 """The compiled steps of a run, whatever its data: many steps a dispatch, one or several devices."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,29 @@ import numpy as np
 
 import supjax
 from experiments.data.types import Batch, Shard
-from experiments.run.build import AXIS, Parts, make_metrics_fn
+from experiments.run.build import AXIS, RunParts, make_metrics_fn
 from experiments.run.seed_axis import SeedAxis
+from supjax.analysis import exploration_rate
 from supjax.training import TrainState
-from supjax.types import PyTree
+from supjax.types import PyTree, Ticket
 
 NEVER = np.int32(np.iinfo(np.int32).max)
 """Value of `first_bad` while every loss was finite."""
 
 
-_ABSENT: Any = None
-"""Stands for the superposition in the state that the steps compile for."""
+class RunState(NamedTuple):
+    """All that a run is at a step boundary, of one seed or of all of them.
+
+    Attributes:
+      train: the network in training.
+      sums: metrics of the training steps since the last line of metrics.
+      superposition: state of the averaging rule; None before its first member. The steps compile
+        without it, or every one would compile a second time when it appears.
+    """
+
+    train: TrainState
+    sums: PyTree
+    superposition: Any = None
 
 
 def zero_sums() -> PyTree:
@@ -30,11 +42,6 @@ def zero_sums() -> PyTree:
         "steps": jnp.zeros((), jnp.int32),
         "first_bad": jnp.asarray(NEVER),
     }
-
-
-def restored_sums(saved: dict[str, Any]) -> PyTree:
-    """Return sums whose values were kept as Python numbers."""
-    return {name: jnp.asarray(saved[name], zero.dtype) for name, zero in zero_sums().items()}
 
 
 def add_metrics(sums: PyTree, metrics: PyTree, step: jax.Array) -> PyTree:
@@ -48,75 +55,104 @@ def add_metrics(sums: PyTree, metrics: PyTree, step: jax.Array) -> PyTree:
     }
 
 
-def split_superposition(state: TrainState) -> tuple[TrainState, TrainState]:
-    """Return the state that the steps compile for, without the superposition, and the whole.
-
-    The superposition appears in the cyclic phase; were it part of the compiled state, every step
-    would compile a second time there.
-    """
-    core = state._replace(superposed=_ABSENT, superposed_count=_ABSENT, superposed_active=_ABSENT)
-    return core, state
-
-
-def join_superposition(core: TrainState, whole: TrainState) -> TrainState:
-    """Return a stepped state with the superposition that `split_superposition` set aside."""
-    return core._replace(
-        superposed=whole.superposed,
-        superposed_count=whole.superposed_count,
-        superposed_active=whole.superposed_active,
-    )
-
-
-def next_step(state: TrainState) -> int:
+def next_step(state: RunState) -> int:
     """Return the index of the next training step, which all seeds share."""
-    return int(np.ravel(jax.device_get(state.step))[0])
+    return int(np.ravel(jax.device_get(state.train.step))[0])
+
+
+class Placement:
+    """The devices of a run: functions compiled for one of them (jit) or for several (pmap).
+
+    Attributes:
+      count: devices of all processes together.
+      axis: name of the device axis; None on a single device.
+      devices: those of this process, if there are several in all.
+    """
+
+    def __init__(self, local: int) -> None:
+        self.count = local * jax.process_count()
+        self.axis = AXIS if self.count > 1 else None
+        self.devices = jax.local_devices()[:local] if self.count > 1 else None
+        self.place = self.compile(lambda tree: tree, None)
+
+    def compile(self, function: Callable[..., Any], *in_axes: Any, donate: Any = ()) -> Any:
+        """Return a compiled function of arguments that are the same on all devices.
+
+        Args:
+          function: pure.
+          *in_axes: per argument None, or 0 if it comes split over the devices.
+          donate: arguments whose buffers may be reused.
+        """
+        if self.axis is None:
+            return jax.jit(function, donate_argnums=donate)
+        chosen = self.devices if jax.process_count() == 1 else None
+        return supjax.data_parallel(
+            function, AXIS, in_axes=in_axes, devices=chosen, donate_argnums=donate
+        )
+
+    def shard(self) -> Shard:
+        """Return a device's share of a batch, inside a compiled function."""
+        return Shard() if self.axis is None else Shard(jax.lax.axis_index(self.axis), self.count)
+
+
+class Source(Protocol):
+    """Where batches come from; it knows nothing of states.
+
+    Attributes:
+      data_axis: None if every device sees all of the data of a step, 0 if they come split.
+      seeded: which parts of the data of a step have the axis of the seeds, as in `jax.vmap`.
+      fused: whether the data of a step serve its whole epoch, so that a dispatch may hold many.
+    """
+
+    data_axis: int | None
+    seeded: Any
+    fused: bool
+
+    def has_split(self, split: str) -> bool:
+        """Say whether the data set has examples in a split."""
+
+    def data(self, step: int) -> Any:
+        """Return what a training step reads, where the steps run."""
+
+    def train_batch(self, data: Any, step: jax.Array, shard: Shard) -> Batch:
+        """Return one device's share of a step's batch; traced into the steps."""
+
+    def held_out(self, split: str) -> Iterable[Any]:
+        """Return what the evaluation of a split reads, where the steps run."""
+
+    def eval_batch(self, data: Any, shard: Shard) -> Batch:
+        """Return one device's share of a batch for evaluation; traced."""
+
+    def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
+        """Yield the first `count` training batches of one seed, normalised (0: one epoch)."""
 
 
 class Steps:
-    """The compiled steps, on one device (jit) or several (pmap); each compiles once in a run.
+    """The compiled steps over a source; each compiles once in a run.
 
     States, sums and tickets have the seed axis, results too.
     """
 
     def __init__(
-        self,
-        parts: Parts,
-        train_batch: Callable[[Any, jax.Array, Shard], Batch],
-        eval_batch: Callable[[Any, Shard], Batch],
-        devices: int,
-        data_axis: int | None,
-        seeds: SeedAxis,
-        seeded_data: Any = None,
+        self, parts: RunParts, source: Source, placement: Placement, seeds: SeedAxis
     ) -> None:
-        """Build the functions; they compile when they are first called.
-
-        Args:
-          parts: the run's static parts.
-          train_batch: `(data, step, shard) -> one device's share of a batch`, traced into them.
-          eval_batch: `(data, shard) -> one device's share`, likewise.
-          devices: devices in this process.
-          data_axis: None if every device sees all of `data`, 0 if it comes split.
-          seeds: the seeds that step together.
-          seeded_data: which parts of training `data` have the seed axis, as in `jax.vmap`.
-        """
-        count = devices * jax.process_count()
-        axis = AXIS if count > 1 else None
+        """Build the functions; they compile when they are first called."""
+        self.source = source
+        self.devices = placement.count
+        axis = placement.axis
         loss_fn = parts.loss_fn if axis is None else parts.parallel_loss_fn
         train = supjax.make_train_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
-        move = supjax.make_topology_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
+        update = supjax.make_topology_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
         score = supjax.make_eval_step(make_metrics_fn(parts.model), axis_name=axis)
 
-        def shard() -> Shard:
-            return Shard() if axis is None else Shard(jax.lax.axis_index(axis), count)
-
-        def one(state: TrainState, sums: PyTree, data: Any) -> tuple[TrainState, PyTree]:
+        def one_step(state: TrainState, sums: PyTree, data: Any) -> tuple[TrainState, PyTree]:
             index = state.step
-            state, metrics = train(state, train_batch(data, index, shard()))
+            state, metrics = train(state, source.train_batch(data, index, placement.shard()))
             return state, add_metrics(sums, metrics, index)
 
-        step = seeds.lift(one, in_axes=(0, 0, seeded_data))
+        step = seeds.lift(one_step, in_axes=(0, 0, source.seeded))
 
-        def many(
+        def many_steps(
             state: TrainState, sums: PyTree, data: Any, stop: jax.Array
         ) -> tuple[TrainState, PyTree]:
             # The loop is outside of the seed axis: inside, it would become a selection between
@@ -126,32 +162,74 @@ class Steps:
 
             return jax.lax.while_loop(unfinished, lambda carry: step(*carry, data), (state, sums))
 
-        def moving(
+        def topology_step(
             state: TrainState, sums: PyTree, data: Any, drop_fraction: jax.Array
         ) -> tuple[TrainState, PyTree]:
             index = state.step
-            batch = train_batch(data, index, shard())
-            state, metrics = move(state, batch, drop_fraction)
+            batch = source.train_batch(data, index, placement.shard())
+            state, metrics = update(state, batch, drop_fraction)
             return state, add_metrics(sums, metrics, index)
 
-        def scoring(tickets: tuple[supjax.Ticket, ...], data: Any) -> PyTree:
-            return score(tickets, eval_batch(data, shard()))
+        def scoring(tickets: tuple[Ticket, ...], data: Any) -> PyTree:
+            return score(tickets, source.eval_batch(data, placement.shard()))
 
-        def compiled(function: Callable[..., Any], *axes: Any, donate: Any = ()) -> Any:
-            if axis is None:
-                return jax.jit(function, donate_argnums=donate)
-            chosen = jax.local_devices()[:devices] if jax.process_count() == 1 else None
-            return supjax.data_parallel(
-                function, AXIS, in_axes=axes, devices=chosen, donate_argnums=donate
-            )
-
-        topology_step = seeds.lift(moving, in_axes=(0, 0, seeded_data, None))
+        lifted = seeds.lift(topology_step, in_axes=(0, 0, source.seeded, None))
         scores = seeds.lift(scoring, in_axes=(0, None))
-        self.one = compiled(step, None, None, data_axis, donate=(0, 1))
-        self.many = compiled(many, None, None, data_axis, None, donate=(0, 1))
-        self.moving = compiled(topology_step, None, None, data_axis, None, donate=(0, 1))
-        self.scoring = compiled(scores, None, data_axis)
-        self.place = compiled(lambda tree: tree, None)
+        data_axis = source.data_axis
+        self._one = placement.compile(step, None, None, data_axis, donate=(0, 1))
+        self._many = placement.compile(many_steps, None, None, data_axis, None, donate=(0, 1))
+        self._update = placement.compile(lifted, None, None, data_axis, None, donate=(0, 1))
+        self._scoring = placement.compile(scores, None, data_axis)
+        self._place = placement.place
+        self._zero_sums = seeds.stack([zero_sums() for _ in seeds.seeds])
+        self._density = seeds.lift(supjax.density)
+        self._exploration_rate = seeds.lift(exploration_rate)
+        self._finite = jax.jit(seeds.lift(all_finite))
+
+    def place(self, state: RunState) -> RunState:
+        """Put a state on the devices of the steps, which would else compile twice."""
+        train, sums = self._place((state.train, state.sums))
+        return state._replace(train=train, sums=sums)
+
+    def with_zero_sums(self, state: RunState) -> RunState:
+        """Return the state with empty sums of metrics."""
+        return state._replace(sums=self._place(self._zero_sums))
+
+    def advance(self, state: RunState, stop: int, drop_fraction: float | None = None) -> RunState:
+        """Train to just before step `stop`, all in one epoch.
+
+        Args:
+          state: of all seeds.
+          stop: index of the first step that is left.
+          drop_fraction: share of the weights that move after a single step; None moves none.
+        """
+        step, train, sums = next_step(state), state.train, state.sums
+        if drop_fraction is not None:
+            rate = np.float32(drop_fraction)
+            train, sums = self._update(train, sums, self.source.data(step), rate)
+        elif self.source.fused:
+            train, sums = self._many(train, sums, self.source.data(step), np.int32(stop))
+        else:
+            for index in range(step, stop):
+                train, sums = self._one(train, sums, self.source.data(index))
+        return state._replace(train=train, sums=sums)
+
+    def coverage(self, state: RunState) -> tuple[list[float], list[float]]:
+        """Return every seed's density and exploration rate R_s."""
+        topology = state.train.topology
+        return (
+            np.ravel(self._density(topology.masks)).tolist(),
+            np.ravel(self._exploration_rate(topology.ever_active)).tolist(),
+        )
+
+    def finite(self, state: RunState) -> list[bool]:
+        """Say of every seed whether its weights hold neither NaN nor infinity."""
+        return np.ravel(self._finite(state.train.params)).tolist()
+
+    def evaluate(self, tickets: tuple[Ticket, ...], split: str) -> list[dict[str, float]]:
+        """Return every seed's accuracy and loss of tickets answering together on a split."""
+        tickets = self._place(tickets)
+        return mean_scores(self._scoring(tickets, batch) for batch in self.source.held_out(split))
 
 
 def mean_scores(batches: Iterable[PyTree]) -> list[dict[str, float]]:
@@ -171,3 +249,12 @@ def mean_scores(batches: Iterable[PyTree]) -> list[dict[str, float]]:
             total("correct"), total("loss"), total("examples"), strict=True
         )
     ]
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Say whether a tree holds neither NaN nor infinity.
+
+    >>> bool(all_finite([jnp.ones(2), jnp.array(jnp.nan)]))
+    False
+    """
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

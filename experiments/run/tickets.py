@@ -1,178 +1,97 @@
-"""Taking tickets out of a training state and folding them into the superposition."""
+"""Taking tickets out of a run's state and folding them into the superposition."""
 
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 import supjax
-from experiments.records.metrics import MetricWriter
-from experiments.records.progress import Progress
-from experiments.run.build import target_density
+from experiments.records.folder import PRETRAINED, superposed_name, ticket_name
+from experiments.records.recorder import Recorder
+from experiments.run.build import RunParts
 from experiments.run.seed_axis import SeedAxis
-from experiments.run.sources import Walk
-from experiments.run.timeline import Timeline
-from supjax.ticket_io import save_ticket
-from supjax.training import TrainState
-
-PRETRAINED = "pretrained"
-"""File name of the network at the end of the normal phase."""
+from experiments.run.steps import RunState, Steps
+from supjax.types import Ticket
 
 
-class Member(NamedTuple):
-    """One seed of a run: its config, and the folder that it writes to."""
+class TicketRecorder:
+    """What happens to the network between steps: it is scored, kept and superposed.
 
-    config: ConfigDict
-    workdir: Path
+    Files that a run writes twice, since it was interrupted in between, are the same files.
+    """
 
-
-def ticket_name(number: int) -> str:
-    """Return the file name of ticket `number`, from 1."""
-    return f"ticket_{number}"
-
-
-def superposed_name(number: int) -> str:
-    """Return the file name of the superposition after ticket `number`."""
-    return f"superposed_{number}"
-
-
-def ticket_path(workdir: Path, name: str) -> Path:
-    """Return where the network of that name is kept in a run's folder."""
-    return workdir / "tickets" / f"{name}.npz"
-
-
-def clear_unfinished(workdir: Path) -> None:
-    """Remove the ticket files that an earlier process was killed in the middle of."""
-    for folder in (workdir, workdir / "tickets"):
-        for path in folder.glob(".*.npz.*.tmp"):
-            path.unlink(missing_ok=True)
-
-
-def start_superposition(state: TrainState, ticket: supjax.Ticket, average: str) -> TrainState:
-    """Make a network the first member of the superposition."""
-    return state._replace(
-        superposed=ticket,
-        superposed_count=jnp.ones(state.step.shape, jnp.int32),  # not on all the state's devices
-        superposed_active=supjax.initial_active(ticket, average),
-    )
-
-
-class TicketShelf:
-    """Keeps the networks of a run: what happens between steps, in files that a redo overwrites."""
-
-    def __init__(self, members: Sequence[Member], seeds: SeedAxis, model: Any, walk: Walk) -> None:
-        self._members = members
+    def __init__(self, parts: RunParts, steps: Steps, recorder: Recorder, seeds: SeedAxis) -> None:
+        self._parts = parts
+        self._source = steps.source
+        self._evaluate = steps.evaluate
+        self._recorder = recorder
         self._seeds = seeds
-        self._config = config = members[0].config  # but for the seed, that of all
-        self._apply_fn = partial(model.apply, train=True, mutable=["batch_stats"])
-        self._walk = walk
-        fields = config.sup_tickets
-        fold = partial(
-            supjax.superpose_step,
-            density=target_density(config),
-            average=fields.average,
-            scope=fields.scope,
-            beta=fields.beta,
+        self._apply_fn = partial(parts.model.apply, train=True, mutable=["batch_stats"])
+        rule = parts.superposition
+        self._first, self._fold, self._result = (
+            jax.jit(seeds.lift(function)) for function in (rule.init, rule.fold, rule.result)
         )
-        self._fold = jax.jit(seeds.lift(fold))
 
-    def events(
-        self,
-        state: TrainState,
-        done: int,
-        timeline: Timeline,
-        writers: Sequence[MetricWriter],
-        progress: Progress,
-    ) -> tuple[TrainState, bool]:
+    def superposition_of(self, state: RunState) -> Any:
+        """Return the shapes of the averaging rule's state, for a state of one seed."""
+        return jax.eval_shape(jax.jit(self._parts.superposition.init), state.train.ticket)
+
+    def record(self, state: RunState, done: int) -> tuple[RunState, bool]:
         """Do what is due when `done` steps are done.
 
         Args:
           state: the state of all seeds after these steps.
           done: how many.
-          timeline: when what is due.
-          writers: for every seed's scores on the validation split; empty on other processes than
-            the first.
-          progress: for a line about every event.
 
         Returns:
           The state, with a new superposition after a ticket, and whether it is worth a checkpoint.
         """
-        fields = self._config.sup_tickets
-        kept = False
+        timeline = self._parts.timeline
         if timeline.normal_phase_ends(done):
-            ticket = jax.device_get(state.ticket)
-            self._keep(PRETRAINED, "pretrained", ticket, done, writers, progress)
-            if fields.include_pretrained and timeline.plan.num_cycles:
-                state = start_superposition(state, ticket, fields.average)
-            kept = True
-        elif number := timeline.ticket_after(done):
-            ticket = jax.device_get(state.ticket)
-            self._keep(ticket_name(number), "ticket", ticket, done, writers, progress)
+            ticket = self._keep(PRETRAINED, "pretrained", state.train.ticket, done)
+            if self._parts.include_pretrained and timeline.plan.num_cycles:
+                state = state._replace(superposition=self._first(ticket))
+            return state, True
+        if number := timeline.ticket_after(done):
+            ticket = self._keep(ticket_name(number), "ticket", state.train.ticket, done)
             state = self._superpose(state, ticket)
-            folded = self._with_batch_stats(jax.device_get(state.superposed))
-            self._keep(superposed_name(number), "superposed", folded, done, writers, progress)
-            kept = True
-        elif timeline.evaluation_due(done) and self._walk.has_split("validation"):
-            scores = self._walk.evaluate((state.ticket,), "validation")
-            for writer, row in zip(writers, scores, strict=False):
-                writer.write(done, "validation", row)
-        return state, kept
+            superposed = self._with_batch_stats(self._result(state.superposition))
+            self._keep(superposed_name(number), "superposed", superposed, done)
+            return state, True
+        if timeline.evaluation_due(done) and self._source.has_split("validation"):
+            scores = self._evaluate((state.train.ticket,), "validation")
+            self._recorder.write(done, "validation", scores)
+        return state, False
 
-    def _keep(
-        self,
-        name: str,
-        kind: str,
-        ticket: supjax.Ticket,
-        done: int,
-        writers: Sequence[MetricWriter],
-        progress: Progress,
-    ) -> None:
-        """Save and score a network of every seed."""
-        scored: list[dict[str, float]] = [{} for _ in self._members]
-        if self._walk.has_split("validation"):
-            scored = self._walk.evaluate((ticket,), "validation")
-        for index, (member, own) in enumerate(
-            zip(self._members, self._seeds.split(ticket), strict=True)
-        ):
-            scores = {"density": float(supjax.density(own.masks)), **scored[index]}
-            if writers:
-                path = ticket_path(member.workdir, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                config = member.config.to_dict()
-                save_ticket(path, own, {"name": name, "step": done, "config": config, **scores})
-                writers[index].write(done, kind, scores)
-            title = f"{self._seeds.label(index)}{name.replace('_', ' ')}"
-            line = f"{title}: density {scores['density']:.4f}"
-            if "accuracy" in scores:
-                line += f", validation accuracy {100 * scores['accuracy']:.2f} %"
-            progress.log(line)
+    def _keep(self, name: str, kind: str, ticket: Ticket, done: int) -> Ticket:
+        """Score and save a network of every seed; return it on the host."""
+        ticket = jax.device_get(ticket)
+        own = self._seeds.split(ticket)
+        scores: list[dict[str, float]] = [{} for _ in own]
+        if self._source.has_split("validation"):
+            scores = self._evaluate((ticket,), "validation")
+        rows = [
+            {"density": float(supjax.density(each.masks)), **row}
+            for each, row in zip(own, scores, strict=True)
+        ]
+        self._recorder.keep(done, name, kind, own, rows)
+        return ticket
 
-    def _superpose(self, state: TrainState, ticket: supjax.Ticket) -> TrainState:
+    def _superpose(self, state: RunState, ticket: Ticket) -> RunState:
         """Fold a ticket into the superposition, or start it; training itself is not touched."""
-        if state.superposed is None:
-            return start_superposition(state, ticket, self._config.sup_tickets.average)
-        active = state.superposed_active
-        folded = self._fold(state.superposed, ticket, state.superposed_count, active=active)
-        return state._replace(
-            superposed=folded,
-            superposed_count=state.superposed_count + 1,
-            superposed_active=supjax.next_active(active, folded, ticket),
-        )
+        if state.superposition is None:
+            return state._replace(superposition=self._first(ticket))
+        return state._replace(superposition=self._fold(state.superposition, ticket))
 
-    def _with_batch_stats(self, ticket: supjax.Ticket) -> supjax.Ticket:
-        """Return a superposed network with the batch-norm statistics that the config asks for."""
-        fields = self._config.sup_tickets
-        if fields.batch_stats == "average" or not jax.tree.leaves(ticket.batch_stats):
+    def _with_batch_stats(self, ticket: Ticket) -> Ticket:
+        """Return a superposed network with the batch-norm statistics that the run wants."""
+        count = self._parts.recompute_batches
+        if count is None or not jax.tree.leaves(ticket.batch_stats):
             return ticket
 
-        def recomputed(index: int, own: supjax.Ticket) -> supjax.Ticket:
-            batches = self._walk.training_batches(fields.recompute_batches, index)
-            images = (batch.images for batch in batches)
-            return supjax.recompute_batch_stats(self._apply_fn, own, images)
+        def recomputed(index: int, own: Ticket) -> Ticket:
+            batches = self._source.training_batches(count, index)
+            return supjax.recompute_batch_stats(self._apply_fn, own, (b.images for b in batches))
 
-        tickets = [recomputed(i, own) for i, own in enumerate(self._seeds.split(ticket))]
-        return jax.device_get(self._seeds.stack(tickets))
+        own = self._seeds.split(jax.device_get(ticket))
+        return self._seeds.stack([recomputed(i, each) for i, each in enumerate(own)])

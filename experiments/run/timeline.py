@@ -1,9 +1,9 @@
 """What happens at which training step: the order of a run as pure functions of the step."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from supjax import CyclePlan
+from supjax.types import TopologyTransform
 
 
 class Timeline(NamedTuple):
@@ -11,35 +11,39 @@ class Timeline(NamedTuple):
 
     Attributes:
       plan: the two phases.
-      due: `step -> bool`, periodic topology updates of the host method.
+      topology: the base method: when its masks move in the normal phase, and how far.
+      exploration: share of the weights that move at the first step of a cycle.
       steps_per_epoch: training steps in one epoch.
       eval_every: steps between evaluations; a multiple of the epoch.
       log_every: steps between lines of metrics inside an epoch; its end always has one.
 
+    >>> import supjax
     >>> plan = CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1)
-    >>> line = Timeline(plan, lambda step: step == 1, steps_per_epoch=2, eval_every=2, log_every=2)
-    >>> [line.action(step) for step in range(6)]
-    ['train', 'topology', 'train', 'train', 'explore', 'train']
+    >>> method = supjax.make_topology("set", density=0.5, drop_fraction=0.3, update_every=2)
+    >>> line = Timeline(plan, method, 0.5, steps_per_epoch=2, eval_every=2, log_every=2)
+    >>> [line.drop_fraction(step) for step in range(6)]
+    [None, 0.3, None, 0.3, 0.5, None]
     >>> line.stretch_end(2, at_most=9), line.ticket_after(6), line.phase(5)
-    (4, 1, 'cycle 1')
+    (3, 1, 'cycle 1')
     """
 
     plan: CyclePlan
-    due: Callable[[int], Any]
+    topology: TopologyTransform
+    exploration: float
     steps_per_epoch: int
     eval_every: int
     log_every: int
 
-    def action(self, step: int) -> str:
-        """Return what training step `step` is: "train", "topology" or "explore".
+    def drop_fraction(self, step: int) -> Any:
+        """Return the share of the weights that move after training step `step`, or None.
 
         Periodic updates belong to the normal phase; every cycle begins with an exploration.
         """
         if step in self.plan.exploration_steps:
-            return "explore"
-        if step < self.plan.normal_steps and self.due(step):
-            return "topology"
-        return "train"
+            return self.exploration
+        if step < self.plan.normal_steps and self.topology.due(step):
+            return self.topology.drop_fraction(step)
+        return None
 
     def stretch_end(self, step: int, at_most: int) -> int:
         """Return the first step after `step` before which the host has something to do.
@@ -49,7 +53,7 @@ class Timeline(NamedTuple):
         end with a line of metrics.
         """
         stop = step + 1
-        while stop < step + at_most and self.action(stop) == "train" and not self.log_due(stop):
+        while stop < step + at_most and self.drop_fraction(stop) is None and not self.log_due(stop):
             stop += 1
         return stop
 

@@ -7,17 +7,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.metrics import read_metrics
 from experiments.records.summary import read_summary
 from experiments.run.build import learning_rate_schedule
 from experiments.run.plots.masks import layer_density_figure, mask_overlap_figure
 from experiments.run.plots.time import accuracy_figure, learning_rate_figure
-from experiments.run.tickets import PRETRAINED, superposed_name, ticket_name, ticket_path
 from supjax.schedules import CyclePlan
-from supjax.ticket_io import load_ticket
 from supjax.types import Masks
-
-PLOTS_FOLDER = "plots"
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +31,7 @@ def plot_run(workdir: Path) -> list[Path]:
     """
     written = []
     for name, draw in DRAWN.items():
-        path = workdir / PLOTS_FOLDER / name
+        path = RunFolder(workdir).plots / name
         try:
             figure = draw(workdir)
             if figure is not None:
@@ -87,7 +84,7 @@ def _plan(workdir: Path) -> tuple[CyclePlan, int]:
 
 
 def _masks(workdir: Path, name: str) -> Masks:
-    return load_ticket(ticket_path(workdir, name)).masks
+    return RunFolder(workdir).load_ticket(name).masks
 
 
 DRAWN: dict[str, Callable[[Path], Figure | None]] = {
