@@ -1,8 +1,8 @@
 """The main job: train through both phases, take tickets, superpose them, report."""
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -66,13 +66,9 @@ def train_together(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     check_config_values(config)
     devices = check_devices(config, jax.process_count(), jax.local_device_count())
     try:
-        parts = build(config, open_dataset(config))
-        with Recorder(folders, config.runtime) as recorder:
-            seeds = SeedAxis([folder.config.seed for folder in folders])
-            steps = make_steps(parts, seeds, devices, config.runtime)
-            run = Run(parts, steps, seeds, recorder, Clock())
+        with open_run(folders, devices) as run:
             state = train(run, config.runtime)
-            return finish_run(parts, steps, seeds, recorder, run.clock, state)
+            return finish_run(run.parts, run.steps, run.seeds, run.recorder, run.clock, state)
     except OSError as error:
         raise RunError(f"{error.strerror or error}: {error.filename or folders[0].path}") from error
     except CorruptImageError as error:
@@ -89,6 +85,17 @@ class Run(NamedTuple):
     clock: Clock
 
 
+@contextmanager
+def open_run(folders: Sequence[RunFolder], devices: int) -> Iterator[Run]:
+    """Return a run whose folders are locked until the context ends."""
+    config = folders[0].config
+    parts = build(config, open_dataset(config))
+    with Recorder(folders, config.runtime) as recorder:
+        seeds = SeedAxis([folder.config.seed for folder in folders])
+        steps = make_steps(parts, seeds, devices, config.runtime)
+        yield Run(parts, steps, seeds, recorder, Clock())
+
+
 def train(run: Run, runtime: ConfigDict) -> RunState:
     """Go over the steps that are left and return the last state.
 
@@ -100,8 +107,7 @@ def train(run: Run, runtime: ConfigDict) -> RunState:
     total = timeline.plan.total_steps
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        tickets = TicketRecorder(run.parts, run.steps, recorder, run.seeds)
-        state, lines = restore_or_start(run, tickets)
+        state, lines = restore_or_start(run)
         step = next_step(state)
         if agreed_stop(step, 0) != (step, 0):
             raise RunError(f"{recorder.folders[0].path} must be a folder that all processes share")
@@ -113,6 +119,7 @@ def train(run: Run, runtime: ConfigDict) -> RunState:
             enabled=recorder.primary,
         )
         recorder.follow(progress, step, lines)
+        tickets = TicketRecorder(run.parts, run.steps, recorder, run.seeds)
         state = run.steps.place(state)
         stack.enter_context(progress)
         while True:
@@ -134,7 +141,7 @@ def train(run: Run, runtime: ConfigDict) -> RunState:
                 save(run, step, state)
 
 
-def restore_or_start(run: Run, tickets: TicketRecorder) -> tuple[RunState, list[str]]:
+def restore_or_start(run: Run) -> tuple[RunState, list[str]]:
     """Return the newest usable state, or the one at step 0, and lines for the console.
 
     Raises:
@@ -147,13 +154,14 @@ def restore_or_start(run: Run, tickets: TicketRecorder) -> tuple[RunState, list[
         return initial_state(parts, run.steps.source, seeds.seeds[index], index)
 
     template = jax.eval_shape(lambda: start(0))
-    template = template._replace(superposition=tickets.superposition_of(template))
+    first_member = jax.eval_shape(jax.jit(parts.superposition.init), template.train.ticket)
+    template = template._replace(superposition=first_member)
     restored = run.recorder.restore(template)
     if restored is None:
         return seeds.stack([start(index) for index in range(len(seeds.seeds))]), []
     states, info, lines = restored
     run.clock.go_on(info["clock"])
-    step = f"continuing at step {info['step']} of {parts.timeline.plan.total_steps}"
+    step = f"continuing at step {info['step']} of {parts.plan.total_steps}"
     return seeds.stack(states), [*lines, step]
 
 

@@ -324,15 +324,6 @@ def every(interval: int, *, start: int = 0, stop: int | None = None) -> Callable
     return due
 
 
-def never(step: Any) -> Any:
-    """Say for every step that no update is due.
-
-    >>> bool(never(3))
-    False
-    """
-    return step < 0
-
-
 def cyclic_schedule(
     low: float, high: float, cycle_steps: int, *, endpoint: bool = True
 ) -> Schedule:

@@ -65,6 +65,16 @@ class RunParts(NamedTuple):
     include_pretrained: bool
     recompute_batches: int | None
 
+    @property
+    def plan(self) -> supjax.CyclePlan:
+        """The two phases."""
+        return self.timeline.plan
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in one epoch."""
+        return self.timeline.steps_per_epoch
+
 
 def open_dataset(config: ConfigDict) -> Dataset:
     """Return the config's data set.

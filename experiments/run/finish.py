@@ -45,7 +45,7 @@ def finish_run(
       The summary of every seed.
     """
     wait_for_all("every kept network is on disk")
-    plan, folders = parts.timeline.plan, recorder.folders
+    plan, folders = parts.plan, recorder.folders
     scored = [
         _scored(steps, seeds, folders, {**entry, "file": file}, [file])
         for file, entry in kept_networks(plan, parts.include_pretrained)
@@ -66,7 +66,7 @@ def finish_run(
             "flops": flops(parts, folder.load_ticket(result)),
             "wall_seconds": clock.elapsed,
             "images_per_second": clock.images_per_second,
-            "plan": {**plan._asdict(), "steps_per_epoch": parts.timeline.steps_per_epoch},
+            "plan": {**plan._asdict(), "steps_per_epoch": parts.steps_per_epoch},
             "config": folder.config.to_dict(),
             "hardware": hardware(steps.devices),
             "seeds_together": len(folders),
@@ -140,7 +140,7 @@ def flops(parts: RunParts, ticket: supjax.Ticket) -> dict[str, float]:
     """Return the forward FLOPs of the dense network, and the run's costs relative to dense ones."""
     layers = image_flops(parts.model, parts.dataset.image_shape, ticket)
     dense, sparse = total_flops(layers), total_flops(layers, ticket.masks)
-    total = parts.timeline.plan.total_steps
+    total = parts.plan.total_steps
     return {
         "dense_forward": dense,
         "inference_relative": sparse / dense,

@@ -1,7 +1,6 @@
 """Taking tickets out of a run's state and folding them into the superposition."""
 
 from functools import partial
-from typing import Any
 
 import jax
 
@@ -31,10 +30,6 @@ class TicketRecorder:
         self._first, self._fold, self._result = (
             jax.jit(seeds.lift(function)) for function in (rule.init, rule.fold, rule.result)
         )
-
-    def superposition_of(self, state: RunState) -> Any:
-        """Return the shapes of the averaging rule's state, for a state of one seed."""
-        return jax.eval_shape(jax.jit(self._parts.superposition.init), state.train.ticket)
 
     def record(self, state: RunState, done: int) -> tuple[RunState, bool]:
         """Do what is due when `done` steps are done.

@@ -30,7 +30,7 @@ def finished(tmp_path_factory) -> FinishedRun:
 @pytest.fixture
 def stop_at(monkeypatch):
     """Send this process a real signal when so many steps are done; steps go one by one."""
-    dispatch = train.Run.dispatch
+    dispatch = train.dispatch
     target = {}
 
     def signalling(run, state, step, stop):
@@ -40,7 +40,7 @@ def stop_at(monkeypatch):
             target.clear()
         return result
 
-    monkeypatch.setattr(train.Run, "dispatch", signalling)
+    monkeypatch.setattr(train, "dispatch", signalling)
     monkeypatch.setattr(Clock, "steps_within", lambda clock, seconds: 1)
 
     def arm(step, number=signal.SIGTERM):

@@ -11,12 +11,11 @@ import pytest
 from experiments import seeds, train
 from experiments.configs import digits
 from experiments.errors import ConfigError, DivergedError, InterruptedRunError
+from experiments.records.folder import RunFolder
 from experiments.records.metrics import read_metrics
 from experiments.records.summary import is_finished, read_summary
-from experiments.run.resident import ResidentWalk
-from experiments.run.steps import NEVER
-from experiments.run.tickets import Member
-from experiments.train import Run, train_and_evaluate, train_together
+from experiments.run.steps import NEVER, Steps
+from experiments.train import check_finite, open_run, restore_or_start, train_together
 from supjax.ticket_io import load_ticket
 
 SEEDS = (3, 5)
@@ -34,7 +33,7 @@ def config(seed):
 
 
 def members(folder, numbers=SEEDS):
-    return [Member(config(seed), folder / f"seed={seed}") for seed in numbers]
+    return [RunFolder(folder / f"seed={seed}", config(seed)) for seed in numbers]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def alone(tmp_path_factory):
     """Every seed trained by itself."""
     folder = tmp_path_factory.mktemp("alone")
     for member in members(folder):
-        train_and_evaluate(*member)
+        train_together([member])
     return folder
 
 
@@ -113,14 +112,14 @@ def interrupt(monkeypatch):
 
     def after(count):
         calls = iter(range(1000))
-        plain = ResidentWalk.advance
+        plain = Steps.advance
 
         def advance(self, *args):
             if next(calls) == count:
                 os.kill(os.getpid(), signal.SIGTERM)
             return plain(self, *args)
 
-        monkeypatch.setattr(ResidentWalk, "advance", advance)
+        monkeypatch.setattr(Steps, "advance", advance)
 
     return after
 
@@ -129,7 +128,7 @@ def test_an_interrupted_group_goes_on_to_the_last_bit(together, tmp_path, interr
     interrupt(9)
     with pytest.raises(InterruptedRunError):
         seeds.train_seeds(members(tmp_path))
-    assert not any(is_finished(member.workdir) for member in members(tmp_path))
+    assert not any(is_finished(member.path) for member in members(tmp_path))
     seeds.train_seeds(members(tmp_path))
     for seed in SEEDS:
         assert_same_run(together / f"seed={seed}", tmp_path / f"seed={seed}", exact=True)
@@ -140,8 +139,8 @@ def test_one_of_an_interrupted_group_goes_on_alone(alone, tmp_path, interrupt, m
     with pytest.raises(InterruptedRunError):
         seeds.train_seeds(members(tmp_path))
     first, second = members(tmp_path)
-    train_and_evaluate(*first)
-    assert_same_run(alone / first.workdir.name, first.workdir, exact=False)
+    train_together([first])
+    assert_same_run(alone / first.path.name, first.path, exact=False)
     groups = []
     monkeypatch.setattr(seeds, "train_together", groups.append)
     seeds.train_seeds([first, second])
@@ -169,23 +168,23 @@ def test_a_damaged_checkpoint_costs_the_company_only(together, tmp_path, interru
         member.config.runtime.checkpoint_every_steps = 5
     with pytest.raises(InterruptedRunError):
         seeds.train_seeds([first, second])
-    newest = max((first.workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    newest = max((first.path / "checkpoints").iterdir(), key=lambda path: int(path.name))
     (newest / "state.npz").write_bytes(b"")
     seeds.train_seeds([first, second])
     assert newest.with_name(f"{newest.name}.damaged").exists()
     for member in (first, second):
-        assert rows(member.workdir)[-1]["step"] == rows(together / member.workdir.name)[-1]["step"]
+        assert rows(member.path)[-1]["step"] == rows(together / member.path.name)[-1]["step"]
 
 
 def test_a_seed_that_diverges_leaves_the_others(together, tmp_path, monkeypatch, capsys):
-    plain = Run.check_finite
+    plain = train.check_finite
 
-    def check(self, first_bad, state, step):
-        if 5 in self.seeds.seeds and step >= 15:
-            first_bad = [12 if seed == 5 else NEVER for seed in self.seeds.seeds]
-        return plain(self, first_bad, state, step)
+    def check(run, first_bad, state, step):
+        if 5 in run.seeds.seeds and step >= 15:
+            first_bad = [12 if seed == 5 else NEVER for seed in run.seeds.seeds]
+        return plain(run, first_bad, state, step)
 
-    monkeypatch.setattr(train.Run, "check_finite", check)
+    monkeypatch.setattr(train, "check_finite", check)
     with pytest.raises(DivergedError, match="1 of 2 seeds diverged: 5") as caught:
         seeds.train_seeds(members(tmp_path))
     assert caught.value.exit_code == 3
@@ -200,18 +199,21 @@ def test_a_seed_that_diverges_leaves_the_others(together, tmp_path, monkeypatch,
 
 
 def test_losses_and_weights_are_checked_by_seed(tmp_path):
-    run = Run(members(tmp_path), 1)
-    states, _ = run.restore_or_start()
-    bad = jax.tree.map(lambda leaf: leaf.at[1].set(np.nan), states.params)
-    run.check_finite([NEVER, NEVER], states, 0)
-    with pytest.raises(
-        DivergedError, match=r"^seed 5: the weights are not finite at step 7"
-    ) as one:
-        run.check_finite([NEVER, NEVER], states._replace(params=bad), 7)
-    assert one.value.seeds == (5,)
-    with pytest.raises(DivergedError, match=r"^seed 3: the loss is .*step 2.*\nseed 5: ") as both:
-        run.check_finite([2, NEVER], states._replace(params=bad), 7)
-    assert both.value.seeds == SEEDS
+    with open_run(members(tmp_path), 1) as run:
+        state, _ = restore_or_start(run)
+        params = jax.tree.map(lambda leaf: leaf.at[1].set(np.nan), state.train.params)
+        bad = state._replace(train=state.train._replace(params=params))
+        check_finite(run, [NEVER, NEVER], state, 0)
+        with pytest.raises(
+            DivergedError, match=r"^seed 5: the weights are not finite at step 7"
+        ) as one:
+            check_finite(run, [NEVER, NEVER], bad, 7)
+        assert one.value.seeds == (5,)
+        with pytest.raises(
+            DivergedError, match=r"^seed 3: the loss is .*step 2.*\nseed 5: "
+        ) as both:
+            check_finite(run, [2, NEVER], bad, 7)
+        assert both.value.seeds == SEEDS
 
 
 @pytest.mark.parametrize(
@@ -222,11 +224,12 @@ def test_steps_in_a_loop_with_batch_norm_and_on_two_devices(tmp_path, words, dev
         configs = [digits.get_config(f"{words},seed={seed}") for seed in numbers]
         for chosen in configs:
             chosen.runtime.loop = loop
-        run = Run([Member(c, tmp_path / f"{c.seed}-{len(numbers)}") for c in configs], devices)
-        state, _ = run.restore_or_start()
-        state, sums = run.walk.advance(run.walk.place(state), run.sums, 3)
-        state, _ = run.walk.move(state, sums, 0.5)
-        return run.seeds.split(jax.device_get(state._replace(rng=state.step)))[-1]
+        folders = [RunFolder(tmp_path / f"{c.seed}-{len(numbers)}", c) for c in configs]
+        with open_run(folders, devices) as run:
+            state, _ = restore_or_start(run)
+            state = run.steps.advance(run.steps.place(state), 3)
+            state = run.steps.advance(state, 4, drop_fraction=0.5).train
+            return run.seeds.split(jax.device_get(state._replace(rng=state.step)))[-1]
 
     own, single = stepped(SEEDS, loop), stepped(SEEDS[-1:], "stepwise")
     jax.tree.map(np.testing.assert_array_equal, own.topology.masks, single.topology.masks)
@@ -239,9 +242,9 @@ def test_steps_in_a_loop_with_batch_norm_and_on_two_devices(tmp_path, words, dev
 
 def test_members_have_their_own_seed_and_folder():
     base = config(0)
-    first, second = seeds.make_members(base, ["3", "5"], "runs/m=set,seed={seed},x")
+    first, second = seeds.make_folders(base, ["3", "5"], "runs/m=set,seed={seed},x")
     assert (first.config.seed, second.config.seed, base.seed) == (3, 5, 0)
-    assert str(second.workdir) == "runs/m=set,seed=5,x"
+    assert str(second.path) == "runs/m=set,seed=5,x"
 
 
 @pytest.mark.parametrize(
@@ -255,13 +258,13 @@ def test_members_have_their_own_seed_and_folder():
 )
 def test_what_names_no_runs_is_refused(numbers, workdir, line):
     with pytest.raises(ConfigError, match=line):
-        seeds.make_members(config(0), numbers, workdir)
+        seeds.make_folders(config(0), numbers, workdir)
 
 
 def test_a_folder_of_another_config_is_refused_before_anything_runs(tmp_path, monkeypatch):
     other = config(5)
     other.epochs = 9
-    second = Member(other, tmp_path / "seed=5")
+    second = RunFolder(tmp_path / "seed=5", other)
     monkeypatch.setattr(seeds, "train_together", lambda group: None)
     seeds.train_seeds([second])
     monkeypatch.setattr(seeds, "train_together", None)

@@ -17,17 +17,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import supjax
 from experiments.checkpoints.manager import Checkpoints
+from experiments.run.steps import RunState, zero_sums
 from supjax.parallel import data_parallel
-from supjax.superposition import initial_active
 from supjax.training import TrainState, create_train_state
-from supjax.types import Ticket, TopologyState
+from supjax.types import TopologyState
 
 PHASES = ("normal", "superposed", "superposed by caa")
 
+RULES = {phase: "caa" if phase.endswith("caa") else "cia" for phase in PHASES}
+
 
 @functools.cache
-def make_state(seed: int, phase: str = "normal", width: int = 6) -> TrainState:
-    """A state as training leaves it: momentum, masks, statistics; a superposition by phase."""
+def make_state(seed: int, phase: str = "normal", width: int = 6) -> RunState:
+    """A run's state as training leaves it: momentum, masks, statistics, perhaps a superposition."""
     rng = np.random.RandomState(seed)
     params = {
         "conv": {"kernel": rng.randn(3, 3, 2, width), "bias": rng.randn(width)},
@@ -40,14 +42,11 @@ def make_state(seed: int, phase: str = "normal", width: int = 6) -> TrainState:
     state = create_train_state(jax.random.key(seed), params, tx, topology, batch_stats=stats)
     moved = tx.update(state.params, state.opt_state, state.params)[1]
     state = state._replace(step=jnp.int32(seed), opt_state=moved)
+    run = RunState(state, zero_sums())
     if phase == "normal":
-        return state
-    average = "caa" if phase.endswith("caa") else "cia"
-    return state._replace(
-        superposed=state.ticket,
-        superposed_count=jnp.float32(1 + seed),
-        superposed_active=initial_active(state.ticket, average),
-    )
+        return run
+    rule = supjax.make_superposition(RULES[phase])
+    return run._replace(superposition=jax.jit(rule.init)(state.ticket))
 
 
 def small_state(seed: int) -> TrainState:
@@ -57,7 +56,7 @@ def small_state(seed: int) -> TrainState:
     params = rng.randn(9, 9).astype(np.float32) * masks
     topology = TopologyState({"w": masks}, {"w": masks})
     key = np.array([0, seed], np.uint32)
-    state = TrainState(np.int32(seed), {"w": params}, {}, (), topology, key, None, np.int32(0))
+    state = TrainState(np.int32(seed), {"w": params}, {}, (), topology, key)
     return jax.tree.map(jnp.asarray, state)
 
 
@@ -96,8 +95,6 @@ def odd_state() -> TrainState:
         opt_state=(optax.EmptyState(), [jax.tree.map(jnp.ones_like, params)]),
         topology=TopologyState(masks, masks, extra),
         rng=jax.random.key(5, impl="rbg"),
-        superposed=Ticket(params, masks),
-        superposed_count=2.5,
     )
 
 

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 
 from experiments.checkpoints import npz_handler
-from experiments.checkpoints.manager import CheckpointError, Checkpoints
-from supjax.training import TrainState
+from experiments.checkpoints.manager import Checkpoints
+from experiments.errors import CheckpointError
+from experiments.run.steps import RunState
 from tests.helpers.checkpoint_states import bits, make_state, small_state
 
 ROOT = Path(__file__).parents[3]
 
 
-def state_of(step: int) -> TrainState:
+def state_of(step: int) -> RunState:
     return make_state(step, "superposed")
 
 
@@ -67,7 +68,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def restored_step(workdir: Path, skipped: list[int]) -> int:
     """Restore, check the state bit for bit and the reports, and return the step."""
-    found = Checkpoints(workdir).restore_latest(make_state(0))
+    found = Checkpoints(workdir).restore_latest(make_state(0, "superposed"))
     assert found is not None
     state, info, reports = found
     assert bits(state) == bits(state_of(info["step"]))
@@ -100,7 +101,7 @@ def test_no_flipped_bit_goes_unnoticed(run: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         file.write_bytes(damaged)
-        found = reader.restore_latest(make_state(0))
+        found = reader.restore_latest(make_state(0, "superposed"))
         assert found is not None
         assert bits(found[0]) == bits(state_of(2 if found[2] else 3))
         passed_over += bool(found[2])
@@ -120,7 +121,7 @@ def test_any_damaged_file_gives_the_newest_or_the_one_before(run: Path, damage: 
             os.truncate(newest / file, 1)
         else:
             (newest / file).unlink()
-        found = Checkpoints(run).restore_latest(make_state(0))
+        found = Checkpoints(run).restore_latest(make_state(0, "superposed"))
         assert found is not None
         assert bits(found[0]) == bits(state_of(2 if found[2] else 3))
         assert found[2] or file.name != npz_handler.FILE
@@ -138,7 +139,7 @@ def test_an_emptied_and_a_misnamed_checkpoint_are_passed_over(run: Path) -> None
 def test_a_reader_leaves_damage_where_it_is(run: Path) -> None:
     (run / "checkpoints" / "3" / npz_handler.FILE).unlink()
     for _ in range(2):
-        found = Checkpoints(run, primary=False).restore_latest(make_state(0))
+        found = Checkpoints(run, primary=False).restore_latest(make_state(0, "superposed"))
         assert found is not None
         assert bits(found[0]) == bits(state_of(2))
         assert len(found[2]) == 1
@@ -149,13 +150,13 @@ def test_damage_to_all_is_an_error_and_moves_nothing(run: Path) -> None:
     for step in (1, 2, 3):
         os.truncate(run / "checkpoints" / str(step) / npz_handler.FILE, 10)
     with pytest.raises(CheckpointError, match=r"^no checkpoint in .* can be used; step 3: [^\n]+$"):
-        Checkpoints(run).restore_latest(make_state(0))
+        Checkpoints(run).restore_latest(make_state(0, "superposed"))
     assert Checkpoints(run).steps() == [1, 2, 3]
 
 
 def test_checkpoints_of_another_model_are_an_error_that_names_the_leaf(run: Path) -> None:
     os.truncate(run / "checkpoints" / "3" / npz_handler.FILE, 10)
-    other = make_state(0, width=7)
+    other = make_state(0, "superposed", width=7)
     with pytest.raises(CheckpointError, match=r"step 2: params/conv/bias is float32\[6\] in"):
         Checkpoints(run).restore_latest(other)
     assert Checkpoints(run).steps() == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,15 @@ import pytest
 from hypothesis import given
 from jax.sharding import NamedSharding, PartitionSpec
 
+import supjax
 from experiments.checkpoints.format import FORMAT, MANIFEST, MismatchError, pack, unpack
+from experiments.run.steps import RunState
 from supjax.parallel import data_parallel
-from supjax.training import TrainState
-from supjax.types import Ticket, TopologyState
-from tests.helpers.checkpoint_states import PHASES, bits, make_state, odd_state, small_state
+from supjax.types import TopologyState
+from tests.helpers.checkpoint_states import PHASES, RULES, bits, make_state, odd_state, small_state
 from tests.helpers.strategies import masked_trees
 
-Change = Callable[[TrainState], TrainState]
+Change = Callable[[RunState], RunState]
 
 
 def test_every_kind_of_leaf_comes_back_bit_for_bit() -> None:
@@ -30,23 +32,25 @@ def test_every_kind_of_leaf_comes_back_bit_for_bit() -> None:
 @given(masked_trees())
 def test_any_tree_comes_back_bit_for_bit(tree: tuple) -> None:
     params, masks = tree
-    state = small_state(0)._replace(
-        params=params, topology=TopologyState(masks, masks), superposed=Ticket(params, masks)
-    )
+    state = small_state(0)._replace(params=params, topology=TopologyState(masks, masks))
     assert bits(unpack(pack(state, 0, {}), state)[0]) == bits(state)
 
 
 @pytest.mark.parametrize("saved", PHASES)
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", PHASES[1:])
 def test_the_checkpoint_says_whether_there_is_a_superposition(saved: str, phase: str) -> None:
     state, template = make_state(1, saved), make_state(2, phase)
+    if saved != "normal" and RULES[saved] != RULES[phase]:
+        with pytest.raises(MismatchError, match="superposition/extra/"):
+            unpack(pack(state, 1, {}), template)
+        return
     restored = unpack(pack(state, 1, {}), template)[0]
     assert bits(restored) == bits(state)
 
 
 def test_a_template_of_shapes_is_enough() -> None:
     state = make_state(1, "superposed")
-    template = jax.eval_shape(lambda other: other, make_state(0))
+    template = jax.eval_shape(lambda other: other, make_state(0, "superposed"))
     assert bits(unpack(pack(state, 1, {}), template)[0]) == bits(state)
 
 
@@ -58,17 +62,17 @@ def test_numpy_leaves_come_back_as_jax_arrays() -> None:
 def test_a_mask_takes_one_bit_and_a_sparse_weight_little_more_than_its_density() -> None:
     state = make_state(0, width=64)
     arrays = pack(state, 0, {})
-    weights = state.params["head"]["kernel"]
+    weights = state.train.params["head"]["kernel"]
     kept = int(jnp.count_nonzero(weights))
-    assert arrays["leaves/topology/masks/head/kernel"].nbytes == weights.size // 8
-    assert arrays["leaves/params/head/kernel"].nbytes == weights.size // 8 + 4 * kept
-    assert arrays["leaves/params/conv/bias"].nbytes == 4 * 64
+    assert arrays["leaves/train/topology/masks/head/kernel"].nbytes == weights.size // 8
+    assert arrays["leaves/train/params/head/kernel"].nbytes == weights.size // 8 + 4 * kept
+    assert arrays["leaves/train/params/conv/bias"].nbytes == 4 * 64
 
 
 def test_a_state_on_all_devices_comes_back_on_one() -> None:
     state = make_state(1, "superposed")
     everywhere = data_parallel(lambda s, x: s)(state, jnp.zeros(4))
-    assert len(everywhere.params["head"]["kernel"].devices()) == 4
+    assert len(everywhere.train.params["head"]["kernel"].devices()) == 4
     restored = unpack(pack(everywhere, 1, {}), state)[0]
     assert bits(restored) == bits(state)
     default = jnp.zeros(()).devices()
@@ -88,50 +92,66 @@ def test_restored_arrays_can_be_donated() -> None:
     state = make_state(1)
     restored = unpack(pack(state, 1, {}), state)[0]
     step = jax.jit(lambda params: jax.tree.map(lambda w: w + 1, params), donate_argnums=0)
-    assert bits(step(restored.params)) == bits(jax.tree.map(lambda w: w + 1, state.params))
+    expected = jax.tree.map(lambda w: w + 1, state.train.params)
+    assert bits(step(restored.train.params)) == bits(expected)
 
 
-def unchanged(state: TrainState) -> TrainState:
+def with_training(state: RunState, **fields: Any) -> RunState:
+    return state._replace(train=state.train._replace(**fields))
+
+
+def unchanged(state: RunState) -> RunState:
     return state
 
 
-def narrower(state: TrainState) -> TrainState:
+def narrower(state: RunState) -> RunState:
     del state
     return make_state(0, width=5)
 
 
-def without_bias(state: TrainState) -> TrainState:
-    kernels = {"conv": {"kernel": state.params["conv"]["kernel"]}, "head": state.params["head"]}
-    return state._replace(params=kernels)
+def without_bias(state: RunState) -> RunState:
+    params = state.train.params
+    kernels = {"conv": {"kernel": params["conv"]["kernel"]}, "head": params["head"]}
+    return with_training(state, params=kernels)
 
 
-def in_bfloat16(state: TrainState) -> TrainState:
-    return state._replace(params=jax.tree.map(lambda w: w.astype(jnp.bfloat16), state.params))
+def in_bfloat16(state: RunState) -> RunState:
+    return with_training(
+        state, params=jax.tree.map(lambda w: w.astype(jnp.bfloat16), state.train.params)
+    )
 
 
-def with_another_key(state: TrainState) -> TrainState:
-    return state._replace(rng=jax.random.key(0, impl="rbg"))
+def with_another_key(state: RunState) -> RunState:
+    return with_training(state, rng=jax.random.key(0, impl="rbg"))
 
 
-def with_another_superposition(state: TrainState) -> TrainState:
-    return state._replace(superposed=without_bias(state).ticket)
+def with_superposition(state: RunState) -> RunState:
+    return state._replace(superposition=supjax.make_superposition("cia").init(state.train.ticket))
+
+
+def with_another_superposition(state: RunState) -> RunState:
+    first = supjax.make_superposition("cia").init(without_bias(state).train.ticket)
+    return state._replace(superposition=first)
 
 
 CHANGES: dict[str, tuple[Change, Change]] = {
-    "params/conv/bias is float32[5] in the checkpoint, float32[6] in this run": (
+    "train/params/conv/bias is float32[5] in the checkpoint, float32[6] in this run": (
         narrower,
         unchanged,
     ),
-    "params/conv/bias is float32[6] in the checkpoint, bfloat16[6] in this run": (
+    "train/params/conv/bias is float32[6] in the checkpoint, bfloat16[6] in this run": (
         unchanged,
         in_bfloat16,
     ),
-    "params/conv/bias is only in the checkpoint": (unchanged, without_bias),
-    "params/conv/bias is missing in the checkpoint": (without_bias, unchanged),
-    "rng is key<rbg>[] in the checkpoint, key<fry>[] in this run": (with_another_key, unchanged),
-    "superposed/params/conv/bias is missing in the checkpoint": (
-        with_another_superposition,
+    "train/params/conv/bias is only in the checkpoint": (unchanged, without_bias),
+    "train/params/conv/bias is missing in the checkpoint": (without_bias, unchanged),
+    "train/rng is key<rbg>[] in the checkpoint, key<fry>[] in this run": (
+        with_another_key,
         unchanged,
+    ),
+    "superposition/ticket/params/conv/bias is missing in the checkpoint": (
+        with_another_superposition,
+        with_superposition,
     ),
 }
 
@@ -145,12 +165,12 @@ def test_another_state_is_refused_by_its_first_difference(message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_a_newer_layout_is_refused() -> None:
+def test_another_layout_is_refused() -> None:
     state = small_state(0)
     arrays = pack(state, 0, {})
     manifest = json.loads(arrays[MANIFEST].tobytes()) | {"format": FORMAT + 1}
     arrays[MANIFEST] = np.frombuffer(json.dumps(manifest).encode(), np.uint8)
-    with pytest.raises(ValueError, match=f"format {FORMAT + 1} is newer than {FORMAT}"):
+    with pytest.raises(MismatchError, match=f"format is {FORMAT + 1}, this program's is {FORMAT}"):
         unpack(arrays, state)
 
 

@@ -1,20 +1,13 @@
 """Saving and restoring in order: round trips, which checkpoints stay, foreign files, configs."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from experiments.checkpoints.manager import CheckpointError, Checkpoints, check_config
+from experiments.checkpoints.manager import Checkpoints
+from experiments.errors import CheckpointError
 from tests.helpers.checkpoint_states import PHASES, bits, make_state, odd_state, small_state
-
-CONFIG = {
-    "seed": 1,
-    "model": {"name": "vgg16", "shape": (3, 3)},
-    "optimizer": {"learning_rate": 0.1, "decay": None},
-    "runtime": {"keep_checkpoints": 3},
-}
 
 
 def names(workdir: Path) -> list[str]:
@@ -104,6 +97,12 @@ def test_foreign_files_are_neither_read_nor_touched(tmp_path: Path) -> None:
     assert (folder / "99").read_text() == "a file"
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"^cannot write to .*run/checkpoints: [^\n]+$"):
+        Checkpoints(tmp_path / "file" / "run")
+
+
 def test_a_reader_does_not_write(tmp_path: Path) -> None:
     reader = Checkpoints(tmp_path / "run", primary=False)
     reader.save(1, small_state(1), {})
@@ -117,48 +116,3 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(TypeError, match="set is not JSON"):
         checkpoints.save(1, small_state(1), {"classes": {1, 2}})
     assert names(tmp_path) == []
-
-
-def test_the_first_config_is_written_and_the_same_one_accepted(tmp_path: Path) -> None:
-    workdir = tmp_path / "runs" / "first"
-    check_config(workdir, CONFIG)
-    written = json.loads((workdir / "config.json").read_text())
-    assert written == CONFIG | {"model": {"name": "vgg16", "shape": [3, 3]}}
-    check_config(workdir, CONFIG)
-    check_config(workdir, CONFIG | {"runtime": {"data_dir": "/data"}})
-    check_config(workdir, {name: CONFIG[name] for name in ("seed", "model", "optimizer")})
-    assert [entry.name for entry in workdir.iterdir()] == ["config.json"]
-
-
-def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
-    check_config(tmp_path, CONFIG)
-    other = {
-        "seed": True,
-        "model": {"name": "vgg19", "shape": (3, 3), "width": 0.5},
-        "optimizer": {"learning_rate": 0.1},
-        "runtime": {"keep_checkpoints": 1},
-    }
-    with pytest.raises(CheckpointError) as caught:
-        check_config(tmp_path, other)
-    assert str(caught.value).splitlines() == [
-        f"{tmp_path} belongs to another config:",
-        'model.name: "vgg16" in the workdir, "vgg19" given',
-        "model.width: nothing in the workdir, 0.5 given",
-        "optimizer.decay: null in the workdir, nothing given",
-        "seed: 1 in the workdir, true given",
-    ]
-
-
-@pytest.mark.parametrize("content", ["", '{"seed": 1', "[1]"])
-def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"^cannot use .*config\.json: [^\n]+$"):
-        check_config(tmp_path, CONFIG)
-
-
-def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"^cannot use .*file/run/config\.json: [^\n]+$"):
-        check_config(tmp_path / "file" / "run", CONFIG)
-    with pytest.raises(CheckpointError, match=r"^cannot write to .*run/checkpoints: [^\n]+$"):
-        Checkpoints(tmp_path / "file" / "run")

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common import print_table, write_json
-from experiments.records.metrics import METRICS_FILE, read_metrics
-from experiments.records.summary import SUMMARY_FILE, read_summary
-from experiments.run.finish import RESULT_FILE
+from experiments.records.folder import RunFolder
+from experiments.records.metrics import read_metrics
+from experiments.records.summary import read_summary
 
 OTHER_MOMENTS = {"early": ("step", "start"), "late": ("ticket", "step", "start")}
 """What the other half of the kills waits for; the first tickets come half-way through the run."""
@@ -99,10 +99,10 @@ def plan_kills(count: int, total_steps: int, seed: int) -> list[Kill]:
 
 def fingerprints(workdir: Path) -> dict[str, str]:
     """Return hashes of all that a finished run has computed; times are left out."""
-    files = [workdir / RESULT_FILE, *sorted((workdir / "tickets").glob("*.npz"))]
+    files = [RunFolder(workdir).result_file, *sorted((workdir / "tickets").glob("*.npz"))]
     parts = {str(path.relative_to(workdir)): path.read_bytes() for path in files}
-    parts[METRICS_FILE] = _json([_without_times(row) for row in read_metrics(workdir)])
-    parts[SUMMARY_FILE] = _json(_without_times(read_summary(workdir)))
+    parts["metrics.jsonl"] = _json([_without_times(row) for row in read_metrics(workdir)])
+    parts["summary.json"] = _json(_without_times(read_summary(workdir)))
     newest = max(_saved_steps(workdir))
     with np.load(workdir / "checkpoints" / str(newest) / "state.npz") as archive:
         arrays = dict(archive)
@@ -141,13 +141,13 @@ class Drill:
             self._wait(child)
         self._total_steps = max(_saved_steps(self.undisturbed))
         trained = self.undisturbed / "checkpoints" / str(self._total_steps)
-        summary = self.undisturbed / SUMMARY_FILE
+        summary = RunFolder(self.undisturbed).summary_file
         self._report_seconds = summary.stat().st_mtime - trained.stat().st_mtime
         return self._total_steps
 
     def kill(self, kill: Kill) -> Death | None:
         """Start the command, and kill it at a moment; None if it had ended before."""
-        before = _inode(self.disturbed / METRICS_FILE)
+        before = _inode(RunFolder(self.disturbed).metrics_file)
         with self._child(self.disturbed) as child:
             if kill.moment == "start":
                 time.sleep(kill.share * self._startup_seconds)
@@ -187,7 +187,7 @@ class Drill:
 
     def _await_step(self, child: subprocess.Popen[bytes], kill: Kill, before: int) -> None:
         """Wait until the child has come so far; what an earlier child wrote does not count."""
-        metrics = self.disturbed / METRICS_FILE
+        metrics = RunFolder(self.disturbed).metrics_file
         for _ in _polls(lambda: child.poll() is not None):
             rows = read_metrics(self.disturbed) if _inode(metrics) not in (0, before) else []
             if kill.moment == "report":

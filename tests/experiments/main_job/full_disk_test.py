@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from experiments.checkpoints.manager import CheckpointError
-from experiments.errors import RunError
+from experiments.errors import CheckpointError, RunError
 from tests.experiments.main_job.fault_drill import fingerprints
 from tests.helpers.tiny_runs import run_tiny
 

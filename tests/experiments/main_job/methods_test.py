@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 import supjax
-from experiments.run.build import density_schedule
+from experiments.run.build import build, open_dataset
 from supjax.ticket_io import load_ticket
 from supjax.topologies import METHODS
 from tests.helpers.tiny_runs import (
     FILES,
     SMALLER,
-    STEPS_PER_EPOCH,
     TOTAL_STEPS,
     numbers,
     run_tiny,
@@ -84,7 +83,8 @@ def check_costs(method, summary):
     elif method in ("rigl", "rigl_itop"):
         expected = (3 * sparse * interval + 2 * sparse + dense) / (interval + 1) / 3
     else:
-        at = density_schedule(tiny_config({"method": method}), STEPS_PER_EPOCH)
+        config = tiny_config({"method": method})
+        at = build(config, open_dataset(config)).topology.density_at
         expected = np.mean([at(step) for step in range(TOTAL_STEPS)])
     assert costs["train_relative"] == pytest.approx(expected, rel=0.01)
     assert (sparse == 1) == (method == "dense")

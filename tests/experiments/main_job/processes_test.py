@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.errors import InterruptedRunError
-from experiments.run import host as processes
+from experiments.run import host
 from tests.helpers.main_command import command, start
 from tests.helpers.results import assert_same_results
 from tests.helpers.tiny_runs import SMALLER, read_json, run_tiny
@@ -74,7 +74,7 @@ def test_all_processes_stop_where_and_why_the_first_of_them_does(proposals, agre
         sent.append(own)
         return np.stack(sent)
 
-    monkeypatch.setattr(processes.jax, "process_count", lambda: len(proposals))
-    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gathered)
-    answers = [processes.agree(*proposal) for proposal in proposals]
+    monkeypatch.setattr(host.jax, "process_count", lambda: len(proposals))
+    monkeypatch.setattr(host.multihost_utils, "process_allgather", gathered)
+    answers = [host.agreed_stop(*proposal) for proposal in proposals]
     assert answers[-1] == agreed  # the last one has heard all

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.checkpoints.manager import CheckpointError
 from experiments.data.checks import CorruptImageError
-from experiments.errors import DivergedError, InterruptedRunError, RunError
-from experiments.records.folder import claimed
+from experiments.errors import CheckpointError, DivergedError, InterruptedRunError, RunError
+from experiments.records.folder import RunFolder
 from experiments.records.metrics import read_metrics
 from tests.experiments.main_job.fault_drill import fingerprints
 from tests.helpers.tiny_runs import (
@@ -62,7 +61,7 @@ def test_a_finished_run_only_reports_again(finished, tmp_path, monkeypatch):
     shutil.copytree(finished.workdir, workdir)
     for name in ("summary.json", "result.npz"):
         (workdir / name).unlink()
-    monkeypatch.setattr(train.Run, "dispatch", lambda *args: pytest.fail("it trains again"))
+    monkeypatch.setattr(train, "dispatch", lambda *args: pytest.fail("it trains again"))
     run_tiny(workdir)
     assert fingerprints(workdir) == fingerprints(finished.workdir)
 
@@ -117,7 +116,7 @@ def test_how_a_run_is_executed_may_change_when_it_continues(finished, stop_at, t
     assert steps_with_checkpoints(tmp_path) == [TOTAL_STEPS]
     found, expected = fingerprints(tmp_path), fingerprints(finished.workdir)
     assert found["metrics.jsonl"] == expected["metrics.jsonl"]
-    assert found["leaves/params/conv1/kernel"] == expected["leaves/params/conv1/kernel"]
+    assert found["leaves/train/params/conv1/kernel"] == expected["leaves/train/params/conv1/kernel"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_an_image_that_cannot_be_decoded_ends_the_run_with_what_to_do(tmp_path, 
     def corrupt(*args):
         raise CorruptImageError("imagenet2012 train example 7 is corrupt: cut short")
 
-    monkeypatch.setattr(train.Run, "dispatch", corrupt)
+    monkeypatch.setattr(train, "dispatch", corrupt)
     with pytest.raises(RunError, match=r"example 7 is corrupt.*corrupt_images=skip") as stopped:
         run_tiny(tmp_path)
     assert "\n" not in str(stopped.value)
@@ -168,14 +167,14 @@ def test_signals_are_python_s_own_again_after_a_run(finished):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_folder_is_claimed_before_the_data_move_and_given_back_by_a_failing_start(
+def test_a_folder_is_locked_before_the_data_move_and_given_back_by_a_failing_start(
     tmp_path, monkeypatch
 ):
     def unreachable(*arguments):
         raise RunError("no device left")
 
-    monkeypatch.setattr(train, "make_walk", unreachable)
+    monkeypatch.setattr(train, "make_steps", unreachable)
     with pytest.raises(RunError, match="no device left"):
         run_tiny(tmp_path)
-    with claimed(tmp_path / "config.json"), pytest.raises(RunError, match="is in use"):
+    with RunFolder(tmp_path).locked(), pytest.raises(RunError, match="is in use"):
         run_tiny(tmp_path)

@@ -1,75 +1,91 @@
-"""Text files that are never half written."""
+"""The folder of a run: whose it is, and that it has one user at a time."""
 
 import errno
 import fcntl
+import json
 import os
-import resource
+from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
-from experiments.errors import RunError
-from experiments.records.folder import claimed, write_text
+from experiments.errors import CheckpointError, RunError
+from experiments.records.folder import RunFolder
 
-
-def test_a_file_is_replaced_in_one_piece(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "file.json"
-    assert write_text(path, "old") == path
-    replace, seen = os.replace, []
-
-    def watched(source, target):
-        seen.append((path.read_text(), source.read_text()))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watched)
-    write_text(path, "new é")
-    assert seen == [("old", "new é")]
-    assert path.read_text(encoding="utf-8") == "new é"
-    assert [found.name for found in path.parent.iterdir()] == ["file.json"]
+CONFIG = {
+    "seed": 1,
+    "model": {"name": "vgg16", "shape": (3, 3)},
+    "optimizer": {"learning_rate": 0.1, "decay": None},
+    "runtime": {"keep_checkpoints": 3},
+}
 
 
-def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path):
-    path = write_text(tmp_path / "file", "old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
-    try:
-        with pytest.raises(OSError, match=f"File too large: '{path}'"):
-            write_text(path, "x" * 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+def tie(workdir, config):
+    RunFolder(workdir, ConfigDict(config)).tie()
 
 
-def test_an_unwritable_folder_is_named(tmp_path):
-    (tmp_path / "folder").write_text("a file in the way")
-    with pytest.raises(FileExistsError, match="/folder'"):
-        write_text(tmp_path / "folder" / "file", "text")
+def test_the_first_config_is_written_and_the_same_one_accepted(tmp_path: Path) -> None:
+    workdir = tmp_path / "runs" / "first"
+    tie(workdir, CONFIG)
+    written = json.loads((workdir / "config.json").read_text())
+    assert written == CONFIG | {"model": {"name": "vgg16", "shape": [3, 3]}}
+    tie(workdir, CONFIG)
+    tie(workdir, CONFIG | {"runtime": {"data_dir": "/data"}})
+    tie(workdir, {name: CONFIG[name] for name in ("seed", "model", "optimizer")})
+    assert [entry.name for entry in workdir.iterdir()] == ["config.json"]
 
 
-def test_a_name_that_is_taken_is_named(tmp_path):
-    (tmp_path / "file").mkdir()
-    with pytest.raises(IsADirectoryError, match="/file'"):
-        write_text(tmp_path / "file", "text")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
+    tie(tmp_path, CONFIG)
+    other = {
+        "seed": True,
+        "model": {"name": "vgg19", "shape": (3, 3), "width": 0.5},
+        "optimizer": {"learning_rate": 0.1},
+        "runtime": {"keep_checkpoints": 1},
+    }
+    with pytest.raises(CheckpointError) as caught:
+        tie(tmp_path, other)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path} belongs to another config:",
+        'model.name: "vgg16" in the workdir, "vgg19" given',
+        "model.width: nothing in the workdir, 0.5 given",
+        "optimizer.decay: null in the workdir, nothing given",
+        "seed: 1 in the workdir, true given",
+    ]
+
+
+@pytest.mark.parametrize("content", ["", '{"seed": 1', "[1]"])
+def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"^cannot use .*config\.json: [^\n]+$"):
+        tie(tmp_path, CONFIG)
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"^cannot use .*file/run/config\.json: [^\n]+$"):
+        tie(tmp_path / "file" / "run", CONFIG)
 
 
 def test_a_folder_has_one_user_at_a_time(tmp_path):
-    path = write_text(tmp_path / "run" / "config.json", "{}")
+    folder = RunFolder(tmp_path / "run", ConfigDict(CONFIG))
+    folder.tie()
     refused = pytest.raises(RunError, match="run is in use by another process")
-    with claimed(path), refused, claimed(path):
+    with folder.locked(), refused, folder.locked():
         pass
-    with claimed(path):
-        assert path.read_text() == "{}"
+    with folder.locked():
+        folder.tie()
 
 
 def test_a_file_system_without_locks_is_not_guarded(tmp_path, monkeypatch):
-    path = write_text(tmp_path / "config.json", "{}")
+    folder = RunFolder(tmp_path)
+    folder.tie()
 
     def unsupported(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     entered = []
-    with claimed(path):
-        entered.append(path)
-    assert entered == [path]
+    with folder.locked():
+        entered.append(folder)
+    assert entered == [folder]

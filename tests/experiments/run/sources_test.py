@@ -3,13 +3,13 @@
 from tests.helpers.results import assert_same_results
 from tests.helpers.tiny_runs import Compilations, run_tiny
 
-STEP_FUNCTIONS = ("one", "many", "moving")
+STEP_FUNCTIONS = ("one_step", "many_steps", "topology_step")
 
 
 def test_every_step_function_is_compiled_once_in_a_run(finished):
     assert [finished.compiled[name] for name in STEP_FUNCTIONS] == [1, 0, 1]
     assert finished.compiled["scoring"] == 2  # one network, and the two tickets together
-    assert finished.compiled["superpose_step"] == 1
+    assert finished.compiled["fold"] == 1
 
 
 def test_the_fused_loop_gives_what_single_steps_give(finished, tmp_path):

@@ -2,10 +2,11 @@
 
 import pytest
 
+import supjax
 from experiments.run.build import build, open_dataset
 from experiments.run.timeline import Timeline
 from supjax import CyclePlan
-from supjax.schedules import every, never
+from supjax.schedules import every
 from tests.helpers.tiny_runs import (
     NORMAL_STEPS,
     STEPS_PER_EPOCH,
@@ -14,16 +15,24 @@ from tests.helpers.tiny_runs import (
     tiny_config,
 )
 
+STATIC = supjax.make_topology("static", density=0.5)
+MOVED, EXPLORED = 0.25, 0.75
 
-def line(plan, due=never, steps_per_epoch=4, eval_every=4, log_every=4):
-    return Timeline(plan, due, steps_per_epoch, eval_every, log_every)
+
+def line(plan, due=STATIC.due, steps_per_epoch=4, eval_every=4, log_every=4):
+    method = STATIC._replace(due=due, drop_fraction=lambda step: MOVED)
+    return Timeline(plan, method, EXPLORED, steps_per_epoch, eval_every, log_every)
+
+
+def action(timeline, step):
+    return {None: "train", MOVED: "topology", EXPLORED: "explore"}[timeline.drop_fraction(step)]
 
 
 PLAN = CyclePlan(normal_steps=8, cycle_steps=4, num_cycles=2)
 
 
 def test_every_step_has_one_action():
-    actions = [line(PLAN, every(3)).action(step) for step in range(PLAN.total_steps)]
+    actions = [action(line(PLAN, every(3)), step) for step in range(PLAN.total_steps)]
     expected = ["train"] * 16
     expected[2] = expected[5] = "topology"
     expected[8] = expected[12] = "explore"  # no periodic update at 11 and 14
@@ -32,14 +41,14 @@ def test_every_step_has_one_action():
 
 def test_exploration_replaces_a_topology_step_that_is_due_at_the_same_time():
     always = line(PLAN, due=lambda step: True)
-    assert always.action(7) == "topology"
-    assert [always.action(step) for step in (8, 12)] == ["explore", "explore"]
-    assert all(always.action(step) == "train" for step in (9, 10, 11, 13, 14, 15))
+    assert action(always, 7) == "topology"
+    assert [action(always, step) for step in (8, 12)] == ["explore", "explore"]
+    assert all(action(always, step) == "train" for step in (9, 10, 11, 13, 14, 15))
 
 
 def test_a_run_without_cycles_has_no_exploration_and_no_ticket():
     plain = line(CyclePlan(normal_steps=12, cycle_steps=4, num_cycles=0), every(5))
-    assert {plain.action(step) for step in range(12)} == {"train", "topology"}
+    assert {action(plain, step) for step in range(12)} == {"train", "topology"}
     assert not any(plain.ticket_after(done) for done in range(13))
     assert [done for done in range(13) if plain.normal_phase_ends(done)] == [12]
     assert {plain.phase(step) for step in range(12)} == {"normal"}
@@ -74,18 +83,18 @@ def test_lines_of_metrics_end_every_epoch(steps_per_epoch, log_every, expected):
 def test_a_stretch_never_runs_past_what_the_host_has_to_do(at_most):
     timeline = line(PLAN, every(3), log_every=3)
     for step in range(PLAN.total_steps):
-        if timeline.action(step) != "train":
+        if action(timeline, step) != "train":
             continue
         stop = timeline.stretch_end(step, at_most)
         inside = range(step + 1, stop)
         assert 1 <= stop - step <= at_most
-        assert all(timeline.action(other) == "train" for other in inside)
+        assert all(action(timeline, other) == "train" for other in inside)
         assert not any(
             timeline.log_due(done) or timeline.ticket_after(done) or timeline.evaluation_due(done)
             for done in inside
         )
         longest = (
-            stop - step == at_most or timeline.log_due(stop) or timeline.action(stop) != "train"
+            stop - step == at_most or timeline.log_due(stop) or action(timeline, stop) != "train"
         )
         assert longest
 
