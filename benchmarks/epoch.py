@@ -4,7 +4,7 @@
 
 All contenders train the same small network on the same batches, in the same order and not
 augmented, with the run's own sparse training step. The data set is either on the device as uint8
-and every step gathers its batch there (the run's own walk, with a dispatch for every step or one
+and every step gathers its batch there (the run's own steps, with a dispatch for every step or one
 for the whole epoch), or in host memory, where NumPy gathers every batch and `jax.device_put` moves
 it: plainly, or two batches ahead of the step as streamed sets are fed. The digits, then synthetic
 images of CIFAR's shape with LeNet-300-100; the networks are small, so that feeding shows (and
@@ -25,12 +25,12 @@ from benchmarks.common import Timing, milliseconds, print_table, time_interleave
 from experiments.configs import digits
 from experiments.data.arrays import ArrayDataset, epoch_permutation
 from experiments.data.feeding import prefetch_to_device
-from experiments.data.types import Augmentation, Batch, Split
-from experiments.run.build import Parts, build, open_dataset
-from experiments.run.initial import make_initial_state
-from experiments.run.resident import DATA_KEY, ResidentWalk
+from experiments.data.types import Augmentation, Batch, Shard, Split
+from experiments.run.build import RunParts, build, open_dataset
+from experiments.run.initial import initial_state
+from experiments.run.resident import DATA_KEY, ResidentSource
 from experiments.run.seed_axis import SeedAxis
-from experiments.run.steps import Steps, zero_sums
+from experiments.run.steps import Placement, Steps
 
 STEPWISE, FUSED = "on the device", "on the device, one dispatch"
 PLAIN, AHEAD = "from the host", "from the host, two ahead"
@@ -72,78 +72,87 @@ def workloads(toy: bool) -> dict[str, tuple[Any, ArrayDataset]]:
 
 
 class Resident:
-    """Epochs of the run's own walk."""
+    """Epochs of the run's own steps."""
 
-    def __init__(self, config: Any, dataset: ArrayDataset, parts: Parts, fused: bool) -> None:
-        self._walk = make_walk(config, dataset, parts, fused)
-        self.state = start(config, dataset, parts, self._walk)
-        self._sums, self._done, self._steps = zero_sums(), 0, parts.steps_per_epoch
+    def __init__(self, parts: RunParts, fused: bool) -> None:
+        self._steps = Steps(parts, resident(parts, fused), Placement(1), SeedAxis([SEED]))
+        self.state = initial_state(parts, self._steps.source, SEED)
+        self._done, self._count = 0, parts.steps_per_epoch
 
     def __call__(self) -> Any:
         """Train one further epoch."""
-        self._done += self._steps
-        self.state, self._sums = self._walk.advance(self.state, self._sums, self._done)
-        return self.state, self._sums
+        self._done += self._count
+        self.state = self._steps.advance(self.state, self._done)
+        return self.state.train.params
 
 
-class Fed:
-    """The same epochs from host arrays, a batch for every step."""
+class Fed(ResidentSource):
+    """The same batches from host arrays, one for every step; a source of its own kind."""
 
-    def __init__(self, config: Any, dataset: ArrayDataset, parts: Parts, ahead: bool) -> None:
-        self.state = start(config, dataset, parts, make_walk(config, dataset, parts, False))
-        self._dataset, self._ahead = dataset, ahead
-        self._size, self._count = config.batch_size, parts.steps_per_epoch
-        self._key = jax.random.fold_in(jax.random.key(SEED), DATA_KEY)
-        self._order = jax.jit(lambda epoch: epoch_permutation(self._key, epoch, dataset.train.size))
-        self._steps = Steps(parts, self._normalized, self._normalized, 1, None, SeedAxis([SEED]))
-        self._sums, self._epoch = zero_sums(), 0
+    seeded = None
 
-    def _normalized(self, batch: Batch, *_: Any) -> Batch:
-        return batch._replace(images=self._dataset.normalize(batch.images))
+    def __init__(self, parts: RunParts, ahead: bool) -> None:
+        dataset = parts.dataset
+        assert isinstance(dataset, ArrayDataset)
+        seeds, placement = SeedAxis([SEED]), Placement(1)
+        super().__init__(
+            dataset, placement, seeds, batch_size=parts.batch_size, augment=False, fused=False
+        )
+        self._images, self._ahead = dataset, ahead
+        self._count, self._size = parts.steps_per_epoch, parts.batch_size
+        self._root = jax.random.fold_in(jax.random.key(SEED), DATA_KEY)
+        self._shuffled = jax.jit(lambda i: epoch_permutation(self._root, i, dataset.train.size))
+        self._fed: Iterator[Batch] = iter(())
+        self._steps = Steps(parts, self, placement, seeds)
+        self.state, self._done = initial_state(parts, self, SEED), 0
 
-    def _batches(self) -> Iterator[Batch]:
-        order = np.asarray(self._order(self._epoch))
+    def data(self, step: int) -> Any:
+        """Return a batch on the device."""
+        if step % self._count == 0:
+            batches = self._batches(step // self._count)
+            self._fed = prefetch_to_device(batches) if self._ahead else map(jax.device_put, batches)
+        return next(self._fed)
+
+    def train_batch(self, data: Any, step: jax.Array, shard: Shard) -> Batch:
+        """Return the batch, normalized."""
+        del step, shard
+        return data._replace(images=self._images.normalize(data.images))
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        order = np.asarray(self._shuffled(epoch))
         weights = np.ones(self._size, np.float32)
         for step in range(self._count):
-            examples = self._dataset.train.take(order[step * self._size : (step + 1) * self._size])
+            examples = self._images.train.take(order[step * self._size : (step + 1) * self._size])
             yield Batch(examples.images, examples.labels, weights)
 
     def __call__(self) -> Any:
         """Train one further epoch."""
-        batches = self._batches()
-        fed = prefetch_to_device(batches) if self._ahead else map(jax.device_put, batches)
-        for batch in fed:
-            self.state, self._sums = self._steps.one(self.state, self._sums, batch)
-        self._epoch += 1
-        return self.state, self._sums
+        self._done += self._count
+        self.state = self._steps.advance(self.state, self._done)
+        return self.state.train.params
 
 
-def make_walk(config: Any, dataset: ArrayDataset, parts: Parts, fused: bool) -> ResidentWalk:
-    """The run's walk on one device."""
-    return ResidentWalk(
-        parts,
-        dataset,
-        1,
-        batch_size=config.batch_size,
-        seeds=SeedAxis([SEED]),
-        augment=config.augment,
+def resident(parts: RunParts, fused: bool) -> ResidentSource:
+    """The run's source on one device."""
+    assert isinstance(parts.dataset, ArrayDataset)
+    return ResidentSource(
+        parts.dataset,
+        Placement(1),
+        SeedAxis([SEED]),
+        batch_size=parts.batch_size,
+        augment=parts.augment,
         fused=fused,
     )
 
 
-def start(config: Any, dataset: ArrayDataset, parts: Parts, walk: ResidentWalk) -> Any:
-    """The run's state at step 0."""
-    return walk.place(make_initial_state(config, parts, walk, dataset.image_shape)(SEED, 0))
-
-
 def contenders(config: Any, dataset: ArrayDataset) -> dict[str, Callable[[], Any]]:
-    """Name -> function that trains one further epoch and returns state and sums."""
+    """Name -> function that trains one further epoch and returns the weights."""
     parts = build(config, dataset)
     return {
-        STEPWISE: Resident(config, dataset, parts, fused=False),
-        FUSED: Resident(config, dataset, parts, fused=True),
-        PLAIN: Fed(config, dataset, parts, ahead=False),
-        AHEAD: Fed(config, dataset, parts, ahead=True),
+        STEPWISE: Resident(parts, fused=False),
+        FUSED: Resident(parts, fused=True),
+        PLAIN: Fed(parts, ahead=False),
+        AHEAD: Fed(parts, ahead=True),
     }
 
 

@@ -26,7 +26,7 @@ import jax
 from benchmarks.common import print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
 from experiments.command_line import load_config
-from experiments.run.tickets import Member
+from experiments.records.folder import RunFolder
 
 
 class Contender(NamedTuple):
@@ -108,12 +108,14 @@ def work(config_name: str, toy: bool, role: Sequence[str]) -> None:
     config = load_config(config_name)
     if toy:
         config.model.update({"name": "lenet_300_100", "width": 0.05})
-    epoch, steps = run_epochs([Member(config, Path(folder))], jax.local_device_count())
-    jax.block_until_ready(epoch())
-    print(steps, file=answers, flush=True)
-    for _ in sys.stdin:
+    with ExitStack() as stack:
+        folders = [RunFolder(folder, config)]
+        epoch, steps = run_epochs(folders, jax.local_device_count(), stack)
         jax.block_until_ready(epoch())
-        print("done", file=answers, flush=True)
+        print(steps, file=answers, flush=True)
+        for _ in sys.stdin:
+            jax.block_until_ready(epoch())
+            print("done", file=answers, flush=True)
 
 
 def contenders(

@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from ml_collections import ConfigDict
 from benchmarks.common import print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
 from experiments.command_line import load_config
-from experiments.seeds import make_members
+from experiments.seeds import make_folders
 
 COUNTS: Sequence[int] = (1, 2, 4, 8)
 
 
-def epoch_of(config: ConfigDict, count: int, folder: str) -> Callable[[], Any]:
+def epoch_of(config: ConfigDict, count: int, folder: str, stack: ExitStack) -> Callable[[], Any]:
     """Return a function that trains so many seeds one further epoch."""
     seeds = [str(seed) for seed in range(count)]
-    return run_epochs(make_members(config, seeds, f"{folder}/{count}/{{seed}}"), devices=1)[0]
+    folders = make_folders(config, seeds, f"{folder}/{count}/{{seed}}")
+    return run_epochs(folders, 1, stack)[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.toy:
         counts = COUNTS[:2]
         config.model.update({"name": "lenet_300_100", "width": 0.05})
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         print("compiling", file=sys.stderr)
-        functions = {str(count): epoch_of(config, count, folder) for count in counts}
+        functions = {str(count): epoch_of(config, count, folder, stack) for count in counts}
         times = time_interleaved(functions, *((3, 1.0) if flags.toy else (40, 10.0)))
     alone = times["1"].median
     faster = {name: int(name) * alone / taken.median for name, taken in times.items()}

@@ -19,21 +19,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 import supjax
 from benchmarks.common import Timing, print_table, time_interleaved, write_json
 from benchmarks.run_epochs import run_epochs
 from experiments.command_line import CONFIGS, load_config
-from experiments.run.build import build, open_dataset
-from experiments.run.tickets import Member
-from experiments.start_jax import enable_compilation_cache
-from experiments.train import Run
+from experiments.records.folder import RunFolder
+from experiments.start_jax import start_jax
+from experiments.train import open_run, restore_or_start
 
 DIGITS = str(CONFIGS / "digits.py")
 TINY = f"{DIGITS}:model=lenet_300_100,width=0.05"
@@ -54,21 +53,18 @@ def start_and_step(chosen: str, cache: str, folder: str, began: float) -> dict[s
     """
     imported = time.time()
     config = load_config(chosen)
-    enable_compilation_cache(cache)
-    run = Run([Member(config, Path(folder))], devices=1)
-    state = run.walk.place(run.restore_or_start()[0])
-    ready = time.time()
-    sums, taken = run.sums, []
-    for call in range(4):
-        since = time.time()
-        if call < 2:
-            state, sums = run.walk.advance(state, sums, call + 1)
-        else:
-            state, sums = run.walk.move(state, sums, 0.5)
-        jax.block_until_ready((state, sums))
-        taken.append(time.time() - since)
-        if call == 0:
-            stepped = time.time()
+    start_jax(compilation_cache=cache)
+    taken = []
+    with open_run([RunFolder(folder, config)], devices=1) as run:
+        state = run.steps.place(restore_or_start(run)[0])
+        ready = time.time()
+        for call, rate in enumerate((None, None, 0.5, 0.5)):
+            since = time.time()
+            state = run.steps.advance(state, call + 1, rate)
+            jax.block_until_ready((state.train.params, state.sums))
+            taken.append(time.time() - since)
+            if call == 0:
+                stepped = time.time()
     return {
         "imports": imported - began,
         "data and initial state": ready - imported,
@@ -98,24 +94,25 @@ def starts(chosen: str, repetitions: int) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-def tiny_loops(folder: str) -> tuple[dict[str, Callable[[], Any]], int]:
+def tiny_loops(folder: str, stack: ExitStack) -> tuple[dict[str, Callable[[], Any]], int]:
     """Name -> function that takes the steps of an epoch, and how many these are."""
     functions: dict[str, Callable[[], Any]] = {}
     for name, loop in ((STEPWISE, "stepwise"), (FUSED, "fused")):
         config = load_config(TINY)
         config.runtime.loop = loop
-        functions[name], steps = run_epochs([Member(config, Path(folder) / loop)], devices=1)
-    functions[ALONE] = CompiledStep(config, Path(folder) / "alone", steps)
+        functions[name], steps = run_epochs([RunFolder(f"{folder}/{loop}", config)], 1, stack)
+    functions[ALONE] = CompiledStep(RunFolder(f"{folder}/alone", config), steps)
     return functions, steps
 
 
 class CompiledStep:
     """The same training step on one normalized batch again and again, without the run's loop."""
 
-    def __init__(self, config: ConfigDict, folder: Path, steps: int) -> None:
-        run = Run([Member(config, folder)], devices=1)
-        self.state, self.batch = run.restore_or_start()[0], next(run.walk.training_batches(1))
-        parts = build(config, open_dataset(config))
+    def __init__(self, folder: RunFolder, steps: int) -> None:
+        with open_run([folder], devices=1) as run:
+            self.state = restore_or_start(run)[0].train
+            self.batch = next(iter(run.steps.source.training_batches(1)))
+            parts = run.parts
         step = supjax.make_train_step(parts.loss_fn, parts.tx, parts.topology)
         compiled = jax.jit(step, donate_argnums=0)
         self.compiled = compiled.lower(self.state, self.batch).compile()
@@ -143,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.toy:
         networks = {"digits, lenet_300_100": TINY}
     started = {name: starts(chosen, 1 if flags.toy else 3) for name, chosen in networks.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        functions, steps = tiny_loops(folder)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        functions, steps = tiny_loops(folder, stack)
         epochs = time_interleaved(functions, *((3, 1.0) if flags.toy else (200, 10.0)))
     times = {
         name: Timing(t.median / steps, t.least / steps, t.most / steps, t.repetitions)

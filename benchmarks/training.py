@@ -11,7 +11,6 @@ import optax
 
 import supjax
 from experiments.models import create_model
-from experiments.run.build import WITHOUT_GROWTH
 from supjax.topologies import METHODS
 from supjax.training import TrainState
 from supjax.types import Masks, Params, TopologyState, TopologyTransform
@@ -134,7 +133,7 @@ def make_method(name: str) -> TopologyTransform:
     offered: dict[str, Any] = {"density": DENSITY, "ramp_end": 1, "stop": 10**6}
     taken = inspect.signature(METHODS[name]).parameters
     own = supjax.make_topology(name, **{k: v for k, v in offered.items() if k in taken})
-    return supjax.topologies.exploring(own) if name in WITHOUT_GROWTH else own
+    return own if own.grows else supjax.topologies.exploring(own)
 
 
 def method_groups(training: Training, methods: Sequence[str], *, moving: bool) -> list[list[str]]:

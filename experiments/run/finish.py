@@ -17,7 +17,7 @@ from experiments.run.host import Clock, wait_for_all
 from experiments.run.plots import plot_run
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
-from supjax.analysis import layer_flops, total_flops, train_flops
+from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
 from supjax.ticket_io import load_metadata, save_ticket
 
 
@@ -56,13 +56,14 @@ def finish_run(
         entry = {"name": name, "kind": "ensemble", "step": plan.total_steps}
         scored.append(_scored(steps, seeds, folders, entry, tickets))
     result = superposed_name(plan.num_cycles) if plan.num_cycles else PRETRAINED
+    seen = seeds.split(jax.device_get(state.train.topology.ever_active))
     summaries = []
-    for index, folder in enumerate(folders):
+    for index, (folder, ever_active) in enumerate(zip(folders, seen, strict=True)):
         networks = [rows[index] for rows in scored]
         summary = {
             "result": next(n["name"] for n in networks if n.get("file") == result),
             "networks": networks,
-            "exploration_rate": steps.coverage(state)[1][index],
+            "exploration_rate": float(exploration_rate(ever_active)),
             "flops": flops(parts, folder.load_ticket(result)),
             "wall_seconds": clock.elapsed,
             "images_per_second": clock.images_per_second,

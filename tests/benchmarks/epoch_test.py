@@ -23,13 +23,12 @@ def test_epoch_benchmark_prints_and_writes(tmp_path, capsys):
 def test_all_contenders_train_on_the_same_batches():
     for config, dataset in epoch.workloads(toy=True).values():
         functions = epoch.contenders(config, dataset)
-        states = [[function() for _ in range(2)][-1][0] for function in functions.values()]
-        assert {int(state.step) for state in states} == {
-            2 * dataset.steps_per_epoch(config.batch_size)
-        }
-        for other in states[1:]:
+        params = [[function() for _ in range(2)][-1][0] for function in functions.values()]
+        steps = {int(function.state.train.step) for function in functions.values()}
+        assert steps == {2 * dataset.steps_per_epoch(config.batch_size)}
+        for other in params[1:]:
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-                states[0].params,
-                other.params,
+                params[0],
+                other,
             )

@@ -157,7 +157,7 @@ def test_damage_to_all_is_an_error_and_moves_nothing(run: Path) -> None:
 def test_checkpoints_of_another_model_are_an_error_that_names_the_leaf(run: Path) -> None:
     os.truncate(run / "checkpoints" / "3" / npz_handler.FILE, 10)
     other = make_state(0, "superposed", width=7)
-    with pytest.raises(CheckpointError, match=r"step 2: params/conv/bias is float32\[6\] in"):
+    with pytest.raises(CheckpointError, match=r"step 2: train/params/conv/bias is float32\[6\] in"):
         Checkpoints(run).restore_latest(other)
     assert Checkpoints(run).steps() == [1, 2, 3]
 
