@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 import jax
 from ml_collections import ConfigDict
@@ -22,7 +22,6 @@ FACTORIES: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
     "topology.options": lambda config: METHODS[config.method],
 }
 """Whose arguments the options are."""
-
 
 FROM_ELSEWHERE = frozenset({"density", "filter_fn"})
 """Arguments that are no options: the sparsity decides, and the network."""
@@ -70,7 +69,7 @@ def check_options(field: str, options: Mapping[str, Any], factory: Callable[...,
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def _is_of_kind(value: Any, kind: Any) -> bool:

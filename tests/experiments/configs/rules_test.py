@@ -2,11 +2,13 @@
 
 import math
 import random
+from typing import Optional
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from experiments.command_line import CONFIGS, load_config
 from experiments.configs.common import base
 from experiments.configs.fields import FIELDS
 from experiments.configs.rules import (
@@ -65,6 +67,7 @@ def test_impossible_values_are_refused_by_name(field, value, line):
         check_config_values(tiny_config({field: value}))
 
 
+SHARED = {"__init__.py", "cifar.py", "common.py", "fields.py", "rules.py"}
 DEFAULTS = {field.name: field.default for field in FIELDS}
 
 
@@ -200,6 +203,14 @@ def test_several_random_fields_at_once_meet_the_relations():
     assert named == {relation.field for relation in RELATIONS}
 
 
+@pytest.mark.parametrize("file", sorted({path.name for path in CONFIGS.glob("*.py")} - SHARED))
+def test_every_config_file_and_its_smoke_run_pass_with_every_method(file):
+    for method in METHODS:
+        for word in ("", ",runlocal", ",sup=false"):
+            config = load_config(f"{CONFIGS / file}:method={method}{word}")
+            assert refusal(config) is None, (method, word)
+
+
 def test_the_table_and_the_config_name_the_same_fields():
     flat = {
         path: value
@@ -297,14 +308,22 @@ def test_options_reach_what_only_one_method_has(method, options):
 
 def test_options_of_any_factory_are_checked_alike():
     def factory(
-        density, *, beta: float | None = 0.5, name="a", sizes: tuple[int, ...] = (), **rest
+        density,
+        *,
+        beta: float | None = 0.5,
+        gamma: Optional[int] = None,  # noqa: UP045 - as older code says it
+        name="a",
+        sizes: tuple[int, ...] = (),
+        **rest,
     ):
-        return density, beta, name, sizes, rest
+        return density, beta, gamma, name, sizes, rest
 
     check_options("sup_tickets.options", {"beta": None, "name": 3, "sizes": (1, 2)}, factory)
     with pytest.raises(ConfigError, match=r"sup_tickets.options.beta must be float or None, got"):
         check_options("sup_tickets.options", {"beta": "x"}, factory)
-    with pytest.raises(ConfigError, match=r"options.rest; known: beta, name, sizes$"):
+    with pytest.raises(ConfigError, match=r"sup_tickets.options.gamma must be int or None, got"):
+        check_options("sup_tickets.options", {"gamma": 0.5}, factory)
+    with pytest.raises(ConfigError, match=r"options.rest; known: beta, gamma, name, sizes$"):
         check_options("sup_tickets.options", {"rest": 1}, factory)
 
 
