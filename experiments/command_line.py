@@ -1,21 +1,27 @@
 """Flags of the commands: whatever is wrong with them is told in one line, with what is allowed."""
 
+import ast
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from experiments.configs.fields import OPTION_FIELDS
 from experiments.errors import ConfigError, RunError
 
 CONFIGS = Path(__file__).parent / "configs"
 
 _PROBLEMS = (flags.Error, AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError)
 """What absl and ml_collections raise about flags and config files that cannot be used."""
+
+Option = tuple[str, Any]
+"""Path and value of an argument of the config's method or average."""
 
 
 def run_command(
@@ -34,7 +40,12 @@ def run_command(
         try:
             define_flags()
             own = sorted(set(flags.FLAGS) - before)
+            options: list[Option] = []
+            if "config" in own and flags.FLAGS["config"].flag_type() == "config object":
+                argv, options = take_options(argv)
             rest = flags.FLAGS(argv)
+            for path, value in options:
+                set_option(flags.FLAGS["config"].value, path, value)
         except flags.UnrecognizedFlagError as error:
             known = ", ".join(f"--{name}" for name in own)
             raise ConfigError(f"unknown flag --{error.flagname}; known: {known}") from error
@@ -72,7 +83,7 @@ def define_config(default: str | None, text: str) -> None:
     Raises:
       ConfigError: naming what is unknown, and what is known instead.
     """
-    argv = sys.argv[1:]
+    argv, options = take_options(sys.argv)
     given = [(i, arg.partition("=")) for i, arg in enumerate(argv)]
     files = [
         value if equals else "".join(argv[i + 1 : i + 2])
@@ -83,15 +94,59 @@ def define_config(default: str | None, text: str) -> None:
     overrides = [
         match[1]
         for _, (name, _, _) in given
-        if (match := re.fullmatch(r"--?(?:no)?config\.([\w.]+)", name))
-    ]
+        if (match := re.fullmatch(r"--?(?:no)?config\.(.+)", name))
+    ] + [path for path, _ in options]
     if chosen is not None:
         config = load_config(chosen)
         for path in overrides:
             check_field(config, path)
     elif overrides:
         raise ConfigError(f"--config.{overrides[0]} needs a config file: give --config=FILE first")
-    config_flags.DEFINE_config_file("config", default, text, lock_config=True)
+    config_flags.DEFINE_config_file("config", default, text, lock_config=True, sys_argv=argv)
+
+
+def take_options(argv: list[str]) -> tuple[list[str], list[Option]]:
+    """Take the options out of a command line: they are fields that no config holds beforehand.
+
+    Args:
+      argv: may hold `--config.topology.options.NAME=VALUE`, or the value as the next word.
+
+    Returns:
+      The other words, and `(path, value)` of the options; a value is a Python literal or else text.
+
+    Raises:
+      ConfigError: if the value is missing.
+
+    >>> take_options(["main.py", "--config.topology.options.rounds=10", "--config.seed=1"])
+    (['main.py', '--config.seed=1'], [('topology.options.rounds', 10)])
+    """
+    words = iter(argv)
+    rest: list[str] = []
+    options: list[Option] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        found = re.fullmatch(r"--?config\.(.+)", name)
+        if word == "--":  # what follows belongs to another command
+            return [*rest, word, *words], options
+        if found is None or found[1].rpartition(".")[0] not in OPTION_FIELDS:
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"{name} needs a value: {name}=VALUE")
+        options.append((found[1], _literal(value)))
+    return rest, options
+
+
+def set_option(config: ConfigDict, path: str, value: Any) -> None:
+    """Set `topology.options.NAME`, whether the config has it or not."""
+    field, _, name = path.rpartition(".")
+    with config.unlocked(), config.ignore_type():  # the file may hold another type
+        node = config
+        for part in field.split("."):
+            node = node[part]
+        node[name] = value
 
 
 def load_config(chosen: str) -> ConfigDict:
@@ -130,12 +185,21 @@ def check_field(config: ConfigDict, path: str) -> None:
       ...
     experiments.errors.ConfigError: unknown field --config.methd; known: method
     """
+    parent = path.rpartition(".")[0]  # a new option is no new field
     node = config
-    for name in path.split("."):
+    for name in (parent if parent in OPTION_FIELDS else path).split("."):
         known = list(node) if isinstance(node, ConfigDict) else []
         if name not in known:
             raise ConfigError(f"unknown field --config.{path}; known: {', '.join(known) or 'none'}")
         node = node[name]
+
+
+def _literal(text: str) -> Any:
+    """Return the Python literal that a text is, or the text; true and false as in other flags."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        return text
 
 
 def last_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What every config shares: the fields with their defaults, and the argument after the colon.
+"""What every config shares: its fields at their defaults, and the argument after the colon.
 
 A config file is a lab note that runs: its docstring holds the command, the hardware, the expected
 time and accuracy, and `get_config(arg)` returns the fields. The argument overrides the most used
@@ -6,97 +6,64 @@ ones in one word each, `rigl.py:method=set,sparsity=0.9,seed=1,runlocal`; any fi
 `--config.<field>=`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from experiments.configs.fields import FIELDS, shown
+from experiments.errors import ConfigError
 
 
 def base() -> ConfigDict:
-    """Return the fields of a run with the defaults of the paper's CIFAR set-ups."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "dataset": "cifar10",
-            "validation_size": 5_000,  # examples taken from the training split
-            "augment": True,
-            "model": {
-                "name": "vgg16",
-                "width": 1.0,
-                "dtype": "float32",
-                "sync_batch_norm": False,  # True: batch moments over all devices together
-            },
-            "batch_size": 128,  # over all devices together
-            "epochs": 250,
-            "method": "rigl",
-            "sparsity": 0.95,
-            "topology": {
-                "distribution": "erk",
-                "update_every": 1_000,  # steps
-                "drop_fraction": 0.5,
-                "drop_decay": "constant",  # or "cosine", to 0 at the end of the normal phase
-                "options": {},
-                "initial_sparsity": 0.5,  # granet; gmp starts dense
-                "ramp_epochs": (0, 110),  # granet and gmp
-                "init_batches": 1,  # snip and grasp
-            },
-            "optimizer": {
-                "learning_rate": 0.1,
-                "momentum": 0.9,
-                "weight_decay": 5e-4,
-                "decay_batch_norm": True,
-                "milestones": (0.5, 0.75),  # below 1: shares of the normal phase; else epochs
-                "decay_factor": 0.1,
-                "warmup_epochs": 0,
-                "label_smoothing": 0.0,
-            },
-            "sup_tickets": {
-                "enabled": True,
-                "cycle_fraction": 0.1,
-                "cycle_epochs": 8,
-                "schedule": "triangular",  # or "sawtooth", "constant"
-                "low": 0.001,
-                "high": 0.005,
-                "exploration": 0.5,
-                "explore_fixed_masks": True,  # hosts without a grow rule explore as RigL does
-                "options": {},
-                "average": "cia",
-                "beta": 0.5,  # cima only
-                "scope": "global",
-                "include_pretrained": True,
-                "batch_stats": "average",  # or "recompute"
-                "recompute_batches": 0,  # 0: one pass over the training split
-            },
-            "eval_every_epochs": 1,
-            "logs_per_epoch": 4,  # lines of training metrics
-            "deterministic": True,  # on GPUs too, where it costs some speed
-            "runtime": {  # nothing here changes a result; a resumed run may change it
-                "data_dir": "",
-                "devices": 0,  # 0: all local devices
-                "loop": "auto",  # "fused", "stepwise": many steps or one in a dispatch
-                "dispatch_seconds": 2.0,  # longest wait for progress and for Ctrl-C
-                "checkpoint_every_minutes": 10.0,
-                "checkpoint_every_steps": 0,  # 0: by time alone
-                "keep_checkpoints": 3,
-                "compilation_cache": "auto",  # a folder, or "off"
-                "decode_workers": 0,  # streamed data; 0: one per processor
-                "corrupt_images": "error",  # or "skip"
-                "tensorboard": True,
-                "plots": True,
-            },
-        }
-    )
+    """Return all fields of a run with their defaults, the paper's CIFAR set-ups.
+
+    `fields.FIELDS` says what each one means and may be.
+
+    >>> base().optimizer.milestones
+    (0.5, 0.75)
+    """
+    return _tree({field.name: field.default for field in FIELDS})
 
 
-def restored(stored: dict[str, Any]) -> ConfigDict:
+def restored(stored: Any) -> ConfigDict:
     """Return the config that a run has stored in its summary and tickets, for use on one device.
+
+    Fields that it did not know get their defaults; what is no longer a field is left out.
+
+    Raises:
+      ConfigError: for what is no config.
 
     >>> restored({"sparsity": 0.8}).sparsity
     0.8
     """
-    config = base()
-    config.update(stored)
-    config.runtime.devices = 1  # whatever the run had
+    if not isinstance(stored, Mapping):
+        raise ConfigError(f"a stored config must hold fields, got {shown(stored)}")
+    values = {}
+    for field in FIELDS:
+        section, _, key = field.name.rpartition(".")
+        group = stored.get(section, {}) if section else stored
+        if not isinstance(group, Mapping):
+            raise ConfigError(f"{section} of a stored config must hold fields, got {shown(group)}")
+        value = group.get(key, field.default)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    values["runtime.devices"] = 1  # whatever the run had
+    try:
+        return _tree(values)
+    except ValueError as error:  # of names with dots
+        raise ConfigError(f"a stored config cannot be used: {error}") from error
+
+
+def _tree(values: Mapping[str, Any]) -> ConfigDict:
+    """Return `path -> value` as a config; None stands for a number that is not given."""
+    config = ConfigDict()
+    for name, value in values.items():
+        section, _, key = name.rpartition(".")
+        if section and section not in config:
+            config[section] = {}
+        node = config[section] if section else config
+        node[key] = placeholder(float) if value is None else value
     return config
 
 

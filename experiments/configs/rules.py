@@ -1,119 +1,232 @@
-"""Checks of a whole config before any data is loaded or anything is compiled."""
+"""Checks of a whole config before any data is loaded or anything is compiled.
+
+Every field is checked by the table of `fields`, then the options by the signature of the factory
+that gets them, then the fields against each other by `RELATIONS`.
+"""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 import jax
 from ml_collections import ConfigDict
 
-from experiments.data.catalog import KNOWN_SETS
+from experiments.configs.fields import FIELDS, INT32, SECTIONS, Field, is_number, is_whole, shown
 from experiments.errors import ConfigError
-from experiments.models import MODEL_NAMES
-from supjax.allocation import exact
-from supjax.densities import DISTRIBUTIONS
-from supjax.schedules import CYCLES
-from supjax.superposition import SCOPES, SUPERPOSITIONS
+from supjax.allocation import budget, exact
 from supjax.topologies import METHODS
+
+FACTORIES: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
+    "topology.options": lambda config: METHODS[config.method],
+}
+"""Whose arguments the options are."""
+
+FROM_ELSEWHERE = frozenset({"density", "filter_fn"})
+"""Arguments that are no options: the sparsity decides, and the network."""
+
+_OF_KIND: dict[Any, Callable[[Any], bool]] = {
+    bool: lambda value: isinstance(value, bool),
+    float: is_number,
+    int: is_whole,
+    str: lambda value: isinstance(value, str),
+    NoneType: lambda value: value is None,
+}
+
+
+def check_options(field: str, options: Mapping[str, Any], factory: Callable[..., Any]) -> None:
+    """Check options against the signature of the factory that gets them.
+
+    Args:
+      field: dotted path of the options in the config.
+      options: name -> value.
+      factory: its arguments but for `FROM_ELSEWHERE` are the known options.
+
+    Raises:
+      ConfigError: one line, for an unknown name (the known ones are listed) or a value that is not
+        of the type that the factory states.
+
+    >>> check_options("topology.options", {"rounds": 10}, METHODS["synflow"])
+    >>> check_options("topology.options", {"rounds": 0.5}, METHODS["synflow"])
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: topology.options.rounds must be int, got 0.5
+    """
+    known = {
+        name: _kinds(parameter.annotation)
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in FROM_ELSEWHERE and parameter.kind is not parameter.VAR_KEYWORD
+    }
+    for name, value in options.items():
+        if name not in known:
+            word = shown(name)[1:-1]
+            raise ConfigError(f"unknown option {field}.{word}; known: {', '.join(known) or 'none'}")
+        if not any(_is_of_kind(value, kind) for kind in known[name]):
+            kinds = " or ".join(kind.__name__ for kind in known[name] if kind in _OF_KIND)
+            kinds = kinds.replace("NoneType", "None")
+            raise ConfigError(f"{field}.{name} must be {kinds}, got {shown(value)}")
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Say whether a plain value is of a kind; of kinds that are not simple it may be any."""
+    if kind in _OF_KIND:
+        return _OF_KIND[kind](value)
+    return get_origin(kind) is not Callable
+
+
+class Relation(NamedTuple):
+    """What a field must do beside the others: words that follow "must", and when it does not.
+
+    The words may hold `{path}` for the value of another field. `value` is what the field comes to,
+    if that is not what it says.
+    """
+
+    field: str
+    words: str
+    broken: Callable[[ConfigDict], bool]
+    value: Callable[[ConfigDict], Any] | None = None
+
+
+def _parameters(config: ConfigDict) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(METHODS[config.method]).parameters
+
+
+def _ramp_outside(config: ConfigDict) -> bool:
+    first, last = config.topology.ramp_epochs
+    given = config.topology.options
+    if "ramp_end" not in _parameters(config) or "ramp_end" in given or "ramp_start" in given:
+        return False
+    return not first < last <= config.epochs
+
+
+def _initial_sparsity(config: ConfigDict) -> Any:
+    """Return the sparsity of the first masks of a method with a ramp; 0 for others."""
+    parameter = _parameters(config).get("initial_density")
+    if parameter is None:
+        return 0.0
+    given = config.topology.options.get("initial_density")
+    own = config.topology.initial_sparsity
+    if given is None and own is not None:
+        return own
+    density = parameter.default if given is None else given
+    return round(1 - density, 12) if is_number(density) else 0.0
+
+
+def _only_cycles(config: ConfigDict) -> bool:
+    cyclic = int(config.epochs * exact(config.sup_tickets.cycle_fraction))
+    return cyclic - cyclic % config.sup_tickets.cycle_epochs == config.epochs
+
+
+RELATIONS = (
+    Relation(
+        "sparsity",
+        "leave a weight of the largest network, of 2**31",
+        lambda c: not budget(round(1 - c.sparsity, 12), 2**31),
+    ),
+    Relation(
+        "optimizer.warmup_epochs",
+        "not exceed the run's {epochs} epochs",
+        lambda c: c.optimizer.warmup_epochs > c.epochs,
+    ),
+    Relation(
+        "sup_tickets.low",
+        "not exceed sup_tickets.high {sup_tickets.high}",
+        lambda c: c.sup_tickets.enabled and c.sup_tickets.low > c.sup_tickets.high,
+    ),
+    Relation(
+        "sup_tickets.cycle_epochs",
+        "not exceed the run's {epochs} epochs",
+        lambda c: c.sup_tickets.enabled and c.sup_tickets.cycle_epochs > c.epochs,
+    ),
+    Relation(
+        "sup_tickets.cycle_fraction",
+        "leave epochs for the normal phase",
+        lambda c: c.sup_tickets.enabled and _only_cycles(c),
+    ),
+    Relation("topology.ramp_epochs", "ascend within the run's {epochs} epochs", _ramp_outside),
+    Relation(
+        "topology.initial_sparsity",
+        "not exceed sparsity {sparsity}",
+        lambda c: _initial_sparsity(c) > c.sparsity,
+        _initial_sparsity,
+    ),
+)
+"""What is checked once every field is in order by itself."""
 
 
 def check_config_values(config: ConfigDict) -> None:
     """Raise a one-line `ConfigError` naming the field, its value and what is allowed.
 
-    Data set names beyond the known ones pass: TFDS may hold them.
+    Needs no data. Data set names beyond the known ones pass: TFDS may hold them.
     """
-    sup, topology, optimizer, runtime = (
-        config[name] for name in ("sup_tickets", "topology", "optimizer", "runtime")
-    )
-    _one_of("method", config.method, METHODS)
-    _one_of("model.name", config.model.name, MODEL_NAMES)
-    _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
-    _one_of("topology.distribution", topology.distribution, DISTRIBUTIONS)
-    _one_of("topology.drop_decay", topology.drop_decay, ("constant", "cosine"))
-    _one_of("sup_tickets.average", sup.average, SUPERPOSITIONS)
-    _one_of("sup_tickets.scope", sup.scope, SCOPES)
-    _one_of("sup_tickets.schedule", sup.schedule, CYCLES)
-    _one_of("sup_tickets.batch_stats", sup.batch_stats, ("average", "recompute"))
-    _one_of("runtime.loop", runtime.loop, ("auto", "fused", "stepwise"))
-    _one_of("runtime.corrupt_images", runtime.corrupt_images, ("error", "skip"))
-    if not config.dataset:
-        raise ConfigError(f"dataset must be named, such as {', '.join(sorted(KNOWN_SETS))}")
-
-    _within("sparsity", config.sparsity, "[0, 1)", lambda x: 0 <= x < 1)
-    for name, value in (
-        ("topology.drop_fraction", topology.drop_fraction),
-        ("sup_tickets.exploration", sup.exploration),
-        ("sup_tickets.cycle_fraction", sup.cycle_fraction),
-        ("sup_tickets.beta", sup.beta),
-        ("optimizer.label_smoothing", optimizer.label_smoothing),
-    ):
-        _within(name, value, "[0, 1]", lambda x: 0 <= x <= 1)
-    for name, value in (
-        ("batch_size", config.batch_size),
-        ("epochs", config.epochs),
-        ("eval_every_epochs", config.eval_every_epochs),
-        ("logs_per_epoch", config.logs_per_epoch),
-        ("topology.update_every", topology.update_every),
-        ("topology.init_batches", topology.init_batches),
-        ("sup_tickets.cycle_epochs", sup.cycle_epochs),
-        ("runtime.keep_checkpoints", runtime.keep_checkpoints),
-    ):
-        _within(name, value, "an integer of at least 1", lambda x: isinstance(x, int) and x >= 1)
-    for name, value in (
-        ("validation_size", config.validation_size),
-        ("optimizer.learning_rate", optimizer.learning_rate),
-        ("optimizer.weight_decay", optimizer.weight_decay),
-        ("optimizer.momentum", optimizer.momentum),
-        ("optimizer.warmup_epochs", optimizer.warmup_epochs),
-        ("sup_tickets.low", sup.low),
-        ("sup_tickets.recompute_batches", sup.recompute_batches),
-        ("runtime.devices", runtime.devices),
-        ("runtime.dispatch_seconds", runtime.dispatch_seconds),
-        ("runtime.checkpoint_every_minutes", runtime.checkpoint_every_minutes),
-        ("runtime.checkpoint_every_steps", runtime.checkpoint_every_steps),
-        ("runtime.decode_workers", runtime.decode_workers),
-    ):
-        _within(name, value, "at least 0", lambda x: x >= 0)
-    _within("model.width", config.model.width, "above 0", lambda x: x > 0)
-    _within("optimizer.decay_factor", optimizer.decay_factor, "(0, 1]", lambda x: 0 < x <= 1)
-    _check_phases(config)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"the config must be a ConfigDict, got {shown(config)}")
+    values = dict(_leaves(config))
+    names = [field.name for field in FIELDS]
+    for path, value in values.items():
+        if path in SECTIONS:
+            raise ConfigError(f"{path} must hold {_known(path)}; got {shown(value)}")
+        if path not in names:
+            known = _known(path.rpartition(".")[0])
+            raise ConfigError(f"unknown field {shown(path)[1:-1]}; known: {known}")
+    for field in FIELDS:
+        if field.name not in values:
+            raise ConfigError(f"the config has no field {field.name}, such as {field.default!r}")
+        _check_field(field, values[field.name])
+    for name, factory in FACTORIES.items():
+        check_options(name, values[name], factory(config))
+    for relation in RELATIONS:
+        if relation.broken(config):
+            words = re.sub(r"\{(.+?)\}", lambda match: shown(values[match[1]]), relation.words)
+            value = relation.value(config) if relation.value else values[relation.field]
+            raise ConfigError(f"{relation.field} must {words}, got {shown(value)}")
 
 
-def _check_phases(config: ConfigDict) -> None:
-    """Check that the parts of the run fit into each other."""
-    sup = config.sup_tickets
-    if sup.enabled:
-        if sup.low > sup.high:
-            raise ConfigError(
-                f"sup_tickets.low must not exceed sup_tickets.high, got {sup.low} > {sup.high}"
-            )
-        if sup.cycle_epochs > config.epochs:
-            raise ConfigError(
-                f"sup_tickets.cycle_epochs must not exceed the run's {config.epochs} epochs, "
-                f"got {sup.cycle_epochs}"
-            )
-        cyclic = int(config.epochs * exact(sup.cycle_fraction))
-        if cyclic - cyclic % sup.cycle_epochs == config.epochs:
-            raise ConfigError(
-                "sup_tickets.cycle_fraction must leave epochs for the normal phase, "
-                f"got {sup.cycle_fraction}"
-            )
-    if "ramp_end" in inspect.signature(METHODS[config.method]).parameters:
-        _check_ramp(config)
+def _check_field(field: Field, value: Any) -> None:
+    if not field.rule.holds(value):
+        got = shown(value)
+        if not isinstance(value, type(field.default) | float) or isinstance(value, bool):
+            got += f" ({type(value).__name__})"
+        mark = ";" if field.rule.allowed.startswith("one of ") else ","
+        raise ConfigError(f"{field.name} must be {field.rule.allowed}{mark} got {got}")
 
 
-def _check_ramp(config: ConfigDict) -> None:
-    first, last = config.topology.ramp_epochs
-    if not 0 <= first < last <= config.epochs:
-        raise ConfigError(
-            "topology.ramp_epochs must ascend within the run's "
-            f"{config.epochs} epochs, got {tuple(config.topology.ramp_epochs)}"
-        )
-    if config.method == "granet" and config.topology.initial_sparsity > config.sparsity:
-        raise ConfigError(
-            f"topology.initial_sparsity must not exceed sparsity {config.sparsity}, "
-            f"got {config.topology.initial_sparsity}"
-        )
+def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every field; a group that is none, and an unknown field, as well."""
+    for name, value in node.items():
+        path = f"{prefix}{name}"
+        if path in SECTIONS and isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _known(section: str) -> str:
+    """Return the names of a group, or of the whole config for what is no group."""
+    prefix = f"{section}." if section in SECTIONS else ""
+    names = (f.name.removeprefix(prefix) for f in FIELDS if f.name.startswith(prefix))
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+
+
+def describe_fields() -> str:
+    """Return the table as text: field, default, what is allowed, comment; then the relations.
+
+    >>> print(describe_fields())
+    field            default  allowed                      comment
+    seed             0        an integer in [0, 4294967295]
+    ...
+    """
+    rows = [("field", "default", "allowed", "comment")]
+    rows += [(f.name, repr(f.default), f.rule.allowed, f.comment) for f in FIELDS]
+    widths = [max(len(row[i]) for row in rows if len(row[i]) < 60) for i in range(3)]
+    lines = ["  ".join(map(str.ljust, row, (*widths, 0))).rstrip() for row in rows]
+    relations = [f"{r.field} must {re.sub(' {.+?}', '', r.words)}" for r in RELATIONS]
+    return "\n".join([*lines, "", *relations])
 
 
 def check_devices(config: ConfigDict, process_count: int, local_devices: int) -> int:
@@ -142,11 +255,34 @@ def check_devices(config: ConfigDict, process_count: int, local_devices: int) ->
     return wanted
 
 
-def _one_of(name: str, value: Any, allowed: Any) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(sorted(allowed))}; got {value!r}")
+def check_sparsity(config: ConfigDict, weights: int) -> None:
+    """Raise a `ConfigError` if the config's sparsity leaves none of a network's sparse weights.
+
+    Args:
+      config: a checked one.
+      weights: how many there are, of all layers that can be sparse together.
+
+    >>> check_sparsity(ConfigDict({"method": "set", "sparsity": 0.9999}), 1000)
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: sparsity must leave a weight of the network's 1000, got 0.9999
+    """
+    if config.method != "dense" and not budget(round(1 - config.sparsity, 12), weights):
+        raise ConfigError(
+            f"sparsity must leave a weight of the network's {weights}, got {config.sparsity}"
+        )
 
 
-def _within(name: str, value: Any, text: str, inside: Callable[[Any], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not inside(value):
-        raise ConfigError(f"{name} must be {'in ' if text[0] in '[(' else ''}{text}, got {value!r}")
+def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
+    """Raise a `ConfigError` if a run has more steps than its counter can count.
+
+    >>> check_steps(ConfigDict({"epochs": 10**6}), 10_000)
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: epochs must be at most 214748 at 10000 steps each, got 1000000
+    """
+    if config.epochs > INT32 // steps_per_epoch:
+        raise ConfigError(
+            f"epochs must be at most {INT32 // steps_per_epoch} at {steps_per_epoch} steps each, "
+            f"got {config.epochs}"
+        )

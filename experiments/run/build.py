@@ -195,7 +195,7 @@ def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -
     parameters = inspect.signature(factory).parameters
     if "stop" in parameters and parameters["stop"].default is inspect.Parameter.empty:
         offered["stop"] = plan.normal_steps
-    if fields.initial_sparsity is not None and config.method != "gmp":
+    if fields.initial_sparsity is not None:
         offered["initial_density"] = round(1 - fields.initial_sparsity, 12)
     method: TopologyTransform = _call(factory, offered, fields.options)
     last_update = next((s for s in reversed(range(plan.normal_steps)) if method.due(s)), -1)
