@@ -68,9 +68,9 @@ def test_configs_of_commands_take_these_words_and_fields(page):
     for words in commands(page.read_text()):
         flags = flag_values(words)
         if "config" in flags:
-            cells = [cell.name for cell in parse_grid(flags["grid"])] if "grid" in flags else [""]
-            for cell in cells:
-                config = config_of(flags["config"], cell)
+            runs = [run.name for run in parse_grid(flags["grid"])] if "grid" in flags else [""]
+            for run in runs:
+                config = config_of(flags["config"], run)
             for flag in flags:
                 if flag.startswith("config."):
                     check_field(config, flag.removeprefix("config."))
