@@ -182,7 +182,7 @@ class Sweep:
         """
         free = list(gpus) or [""] * jobs
         to_go = len(self.runs) - self.before
-        say(f"{len(self.runs)} runs, {self.before} finished before, {to_go} to go")
+        say(f"{count(len(self.runs), 'run')}, {self.before} finished before, {to_go} to go")
         with StopSignals() as signals, Children() as children:
             while (self.waiting or self.going) and not signals.received:
                 while self.waiting and free:
@@ -193,7 +193,7 @@ class Sweep:
                     free.append(self._end(child))
                 time.sleep(POLL_SECONDS)
             if signals.received and self.going:
-                say(f"stopping {len(self.going)} processes: they save their runs first")
+                say(f"stopping {count(len(self.going), 'process', 'processes')} after saving")
         if signals.received:
             raise SweepStoppedError(signals.received)
 
@@ -280,6 +280,15 @@ class Sweep:
         return summary["result"], accuracy, summary.get("wall_seconds")
 
 
+def count(number: int, one: str, several: str = "") -> str:
+    """Return a number and its noun.
+
+    >>> count(1, "run"), count(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time as hours, minutes and seconds.
 
@@ -321,7 +330,8 @@ def main(passed_on: list[str]) -> None:
     try:
         sweep.run(jobs=given.jobs, gpus=given.gpus)
     finally:
-        say(sweep.table())
+        if any(map(sweep.finished, runs)):
+            say(sweep.table())
     left = [run for run in runs if not sweep.finished(run)]
     if left:
         why = dict.fromkeys(sweep.busy, "in use by another process")

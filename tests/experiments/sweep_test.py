@@ -341,7 +341,7 @@ def test_a_signal_lets_the_running_runs_save(stub, monkeypatch, capsys, number):
     assert stopped.value.exit_code == 128 + number
     assert (stub.folder / "seed=0" / "saved").exists()
     assert stub.notes() == ["+seed=0"]
-    assert "stopping 1 processes: they save their runs first" in capsys.readouterr().out
+    assert "stopping 1 process after saving" in capsys.readouterr().out
 
 
 def test_a_mistake_in_the_sweep_lets_the_running_runs_save(stub, monkeypatch):
