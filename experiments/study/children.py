@@ -22,6 +22,16 @@ from types import TracebackType
 from typing import BinaryIO
 
 
+def occupy_standard_streams() -> None:
+    """Open what is closed of standard input, output and error, so that no file gets its number.
+
+    Whatever a library or a child prints would go into that file otherwise.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
 def open_log(path: Path) -> BinaryIO | None:
     """Open a log to append to, for one process at a time.
 
@@ -119,6 +129,7 @@ class Children:
         self.running: list[Child] = []
 
     def __enter__(self) -> "Children":
+        occupy_standard_streams()
         self._lifeline, self._held = os.pipe()
         return self
 

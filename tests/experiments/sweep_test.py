@@ -427,6 +427,23 @@ def test_runs_save_and_stop_however_their_sweep_ends(real, tmp_path, number):
         assert any("saved" in log.read_text() or time.sleep(0.05) for _ in range(200))
 
 
+PRINTING = "print('to the log'); print('to the log too', file=sys.stderr); finish(*names)"
+
+
+def test_a_sweep_with_all_standard_streams_closed_does_its_work(tmp_path):
+    (tmp_path / "stub.py").write_text(STUB + PRINTING)
+    words = [sys.executable, "-c", REAL, f"--folder={tmp_path}", "--grid=seed=0,1", "--together"]
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(words)} <&- >&- 2>&-"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+    )
+    assert done.returncode == 0
+    for seed in (0, 1):
+        log = (tmp_path / f"seed={seed}" / "log.txt").read_text()
+        assert sorted(log.splitlines()) == ["to the log", "to the log too"]
+
+
 def test_the_command_names_what_is_left_and_ends_with_1(real, tmp_path):
     process = real(FAIL_ONE, "--grid=seed=0,1,2")
     printed, _ = process.communicate(timeout=60)
