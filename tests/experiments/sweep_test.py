@@ -427,7 +427,7 @@ def test_runs_save_and_stop_however_their_sweep_ends(real, tmp_path, number):
         assert any("saved" in log.read_text() or time.sleep(0.05) for _ in range(200))
 
 
-PRINTING = "print('to the log'); print('to the log too', file=sys.stderr); finish(*names)"
+PRINTING = f"print('to the log'); print('to the log too', file=sys.stderr)\n{FINISH}"
 
 
 def test_a_sweep_with_all_standard_streams_closed_does_its_work(tmp_path):
