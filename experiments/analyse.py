@@ -17,7 +17,7 @@ from rich.table import Table
 
 from experiments.analysis import sections
 from experiments.analysis.finished_run import FinishedRun
-from experiments.command_line import run_command
+from experiments.command_line import run_command, say
 from experiments.records.atomic import write_text
 from experiments.records.summary import MAX_COLUMNS, RULED
 from experiments.start_jax import start_jax
@@ -111,14 +111,14 @@ def main() -> None:
     workdir = Path(given.workdir)
     run = FinishedRun(workdir, batches=given.batches, data_dir=given.data_dir)
     found = analyse(run, points=given.points, grid=given.grid)
-    print(render(found))
+    say(render(found))
     for name, why in {
         "loss_plane": "it takes three networks",
         "exploration": "the run's metrics hold no exploration_rate",
     }.items():
         if name not in found:
-            print(f"no {name}.png: {why}")
-    print(f"written to {workdir / ANALYSIS_FOLDER}")
+            say(f"no {name}.png: {why}")
+    say(f"written to {workdir / ANALYSIS_FOLDER}")
 
 
 if __name__ == "__main__":

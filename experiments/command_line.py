@@ -1,12 +1,17 @@
-"""Flags of the commands: whatever is wrong with them is told in one line, with what is allowed."""
+"""Flags and output of the commands.
+
+Whatever is wrong with the flags is told in one line, with what is allowed; and what is printed is
+never part of the work.
+"""
 
 import ast
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from absl import app, flags, logging
@@ -71,6 +76,49 @@ def run_command(
     except KeyboardInterrupt:
         print("stopped: SIGINT; the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+PLAIN = str.maketrans({"±": "+-"})
+"""What stands for a character that a terminal cannot show; others become escapes."""
+
+
+def say(text: str = "", *, to_stderr: bool = False) -> None:
+    r"""Print a line at once; a printer that fails costs the text, never the work.
+
+    A reader that has left (`| head -1`) is no mistake and says nothing; a full disk or a closed
+    output is told in one line on standard error, once. Characters that the output's encoding lacks
+    are replaced. Afterwards nothing is left in Python's buffer that could fail at the exit.
+
+    Args:
+      text: one line or several, without the last line break.
+      to_stderr: whether to print to standard error.
+
+    >>> say("difference +0.39 ± 0.27")
+    difference +0.39 ± 0.27
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream is None:  # closed before Python started
+        return
+    try:
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError as error:
+            plain = text.translate(PLAIN).encode(error.encoding, "backslashreplace")
+            stream.write(plain.decode(error.encoding) + "\n")
+        stream.flush()
+    except (OSError, ValueError) as error:  # ValueError: it has been closed since
+        _drain(stream)
+        if not to_stderr and not isinstance(error, BrokenPipeError):
+            why = error.strerror if isinstance(error, OSError) else None
+            say(f"output is not shown: {why or error}", to_stderr=True)
+
+
+def _drain(stream: TextIO) -> None:
+    """Lead a stream nowhere, with what its buffer holds and all that follows."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file has no such buffer
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def define_config(default: str | None, text: str) -> None:

@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.command_line import define_config, run_command
+from experiments.command_line import define_config, run_command, say
 from experiments.configs import common
 from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError, RunError
@@ -75,7 +75,7 @@ def main() -> None:
     """Print the line."""
     given = flags.FLAGS
     start_jax()
-    print(evaluate(Path(given.ticket), given.config, given.split, given.data_dir))
+    say(evaluate(Path(given.ticket), given.config, given.split, given.data_dir))
 
 
 if __name__ == "__main__":

@@ -1,37 +1,42 @@
 r"""Tables and plots over many runs: `python -m experiments.report runs/study --out=report`.
 
-Reads only what runs wrote (`summary.json`) and the published numbers. A cell is one data set,
-network, method, sparsity and length; in it the host method alone (`sup=false`) and host +
-Sup-tickets at the same total budget are compared seed by seed. Unfinished runs are counted only.
+Reads only what runs wrote (`summary.json`) and the published numbers. A setting is one data set,
+network, method, sparsity and length; in it the base method (the host) alone (`sup=false`) and
+base + Sup-tickets at the same total budget are compared seed by seed. A sweep that is still
+running can be read too; its unfinished runs are counted only.
 """
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments.command_line import run_command
+from experiments.command_line import run_command, say
 from experiments.errors import ConfigError, RunError
 from experiments.records.atomic import write_text
 from experiments.records.folder import CONFIG_FILE
 from experiments.records.summary import is_finished, read_summary
-from experiments.study.plots import accuracy_figure, gain_figure
+from experiments.study.plots import setting_accuracy_figure, setting_gain_figure
 from experiments.study.published import SOURCE
-from experiments.study.statistics import Cell, collect, mean_and_deviation, paired
+from experiments.study.statistics import Setting, collect, mean_and_deviation, paired
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
     """Return the summaries of finished runs below the folders, and the folders of the others."""
     summaries, unfinished = [], []
     for folder in folders:
-        for config in sorted(folder.rglob(CONFIG_FILE)):
-            if is_finished(config.parent):
-                summaries.append(read_summary(config.parent))
+        # Unlike Path.rglob, os.walk does not mind what a running sweep removes meanwhile.
+        found = [Path(path) for path, _, files in os.walk(folder) if CONFIG_FILE in files]
+        for workdir in sorted(found):
+            if is_finished(workdir):
+                summaries.append(read_summary(workdir))
             else:
-                unfinished.append(config.parent)
+                unfinished.append(workdir)
     return summaries, unfinished
 
 
@@ -42,65 +47,100 @@ COLUMNS = (
     "method",
     "sparsity",
     "variant",
-    "host",
+    "base",
     "tickets",
-    "host + Sup",
+    "base + Sup",
     "ensemble",
     "difference",
     "p",
     "published",
 )
+"""Of the table for people."""
+
+_SPREADS = {"base": "base", "tickets": "ticket", "base_sup": "sup", "ensemble": "ensemble"}
+"""Columns of report.csv with mean, deviation and seeds, and the fields of `Setting` they show."""
+
+NUMERIC_COLUMNS = (
+    *("dataset", "model", "width", "epochs", "method", "sparsity", "variant"),
+    *(f"{name}_{part}" for name in _SPREADS for part in ("mean", "deviation", "seeds")),
+    *("difference", "difference_half_width", "difference_seeds", "p"),
+    *("published_base", "published_base_sup"),
+)
+"""Of report.csv, for programs."""
 
 
-def row(cell: Cell) -> dict[str, str]:
-    """Return a cell as text, by column."""
-    test = paired(cell)
-    number = cell.published
-    width = "" if cell.key.width == 1 else f" x{cell.key.width:g}"
+def row(setting: Setting) -> dict[str, str]:
+    """Return a setting as text, by column."""
+    key, test, number = setting.key, paired(setting), setting.published
+    width = "" if key.width == 1 else f" x{key.width:g}"
     return {
-        "dataset": cell.key.dataset,
-        "model": cell.key.model + width,
-        "epochs": str(cell.key.epochs),
-        "method": cell.key.method,
-        "sparsity": f"{cell.key.sparsity:g}",
-        "variant": cell.key.variant or "-",
-        "host": _spread(cell.host),
-        "tickets": _spread(cell.ticket),
-        "host + Sup": _spread(cell.sup),
-        "ensemble": _spread(cell.ensemble),
-        "difference": f"{test.mean:+.2f} ± {test.half_width:.2f}" if test else "-",
-        "p": f"{test.p_value:.3f}" if test else "-",
-        "published": f"{_number(number.host)} -> {_number(number.sup_tickets)}" if number else "-",
+        "dataset": key.dataset,
+        "model": key.model + width,
+        "epochs": str(key.epochs),
+        "method": key.method,
+        "sparsity": f"{key.sparsity:g}",
+        "variant": key.variant or "-",
+        "base": _spread(setting.base),
+        "tickets": _spread(setting.ticket),
+        "base + Sup": _spread(setting.sup),
+        "ensemble": _spread(setting.ensemble),
+        "difference": f"{test.mean:+.2f} ± {_number(test.half_width)}" if test else "-",
+        "p": _p_value(test.p_value if test else None),
+        "published": f"{_number(number.base)} -> {_number(number.sup_tickets)}" if number else "-",
     }
+
+
+def numeric_row(setting: Setting) -> dict[str, Any]:
+    """Return a setting as words and unrounded numbers, by column; None where one is unknown."""
+    test, number = paired(setting), setting.published
+    found: dict[str, Any] = setting.key._asdict()
+    for name, field in _SPREADS.items():
+        values = list(getattr(setting, field).values())
+        mean, deviation = mean_and_deviation(values) if values else (None, None)
+        found |= {f"{name}_mean": mean, f"{name}_deviation": deviation}
+        found[f"{name}_seeds"] = len(values)
+    if test:
+        found |= {"difference": test.mean, "difference_half_width": test.half_width}
+        found |= {"difference_seeds": test.seeds, "p": test.p_value}
+    if number:
+        found |= {"published_base": number.base, "published_base_sup": number.sup_tickets}
+    return {name: found.get(name) for name in NUMERIC_COLUMNS}
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _spread(values: dict[int, float]) -> str:
     if not values:
         return "-"
     mean, deviation = mean_and_deviation(list(values.values()))
-    return f"{mean:.2f} ± {deviation:.2f} ({len(values)})"
+    return f"{mean:.2f} ± {_number(deviation)} ({len(values)})"
 
 
-def markdown(cells: Sequence[Cell], unfinished: Sequence[Path]) -> str:
+def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
     """Return the report as Markdown."""
-    shown = [c for c in COLUMNS if c != "variant" or any(cell.key.variant for cell in cells)]
-    rows = [shown, ["---"] * len(shown), *([row(cell)[c] for c in shown] for cell in cells)]
+    shown = [c for c in COLUMNS if c != "variant" or any(s.key.variant for s in settings)]
+    rows = [shown, ["---"] * len(shown), *([row(s)[c] for c in shown] for s in settings)]
     lines = ["# Report", "", *("| " + " | ".join(r) + " |" for r in rows), ""]
     lines += [
-        "Test accuracy in %, mean ± standard deviation (number of seeds). `tickets`: mean of a",
-        "run's tickets; `difference`: host + Sup minus host at the same total budget, paired by",
-        f"seed, with its 95 % interval; `p`: two-sided paired t-test; `published`: {SOURCE},",
-        "where the set-up is the published one (but for the examples held out for validation).",
+        "Test accuracy in %, mean ± standard deviation (number of seeds). `base`: the base method",
+        "(the host) alone; `base + Sup`: with Sup-tickets; `tickets`: mean of a run's tickets;",
+        "`difference`: base + Sup minus base at the same total budget, paired by seed, with its",
+        f"95 % interval; `p`: two-sided paired t-test; `published`: {SOURCE}, where the set-up is",
+        "the published one (but for the examples held out for validation).",
     ]
-    seeds = {seed for cell in cells for seed in (*cell.host, *cell.sup)}
-    partial = [c for c in cells if set(c.host) != seeds or set(c.sup) != seeds]
+    seeds = {seed for setting in settings for seed in (*setting.base, *setting.sup)}
+    partial = [s for s in settings if set(s.base) != seeds or set(s.sup) != seeds]
     if unfinished or partial:
         lines += ["", f"**Partial:** {len(unfinished)} runs are unfinished; {len(partial)} of"]
-        lines += [f"{len(cells)} cells lack some of the seeds {sorted(seeds)} on one side."]
+        lines += [f"{len(settings)} settings lack some of the seeds {sorted(seeds)} on one side."]
     return "\n".join(lines) + "\n"
 
 
@@ -113,22 +153,41 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     summaries, unfinished = find_runs(folders)
     if not summaries:
         raise RunError(f"no finished run below {', '.join(map(str, folders))}")
-    cells = collect(summaries)
-    text = markdown(cells, unfinished)
+    settings = collect(summaries)
+    text = markdown(settings, unfinished)
+    write_files(settings, text, out)
+    return text
+
+
+def write_files(settings: Sequence[Setting], text: str, out: Path) -> None:
+    """Write the files of a report.
+
+    Args:
+      settings: what it is about.
+      text: the Markdown.
+      out: folder for report.md, report.csv, report.json, accuracy.png and, if any setting has two
+        seeds on both sides, gain.png.
+    """
     write_text(out / "report.md", text)
-    with (out / "report.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(row(cell) for cell in cells)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, NUMERIC_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(numeric_row, settings))
+    write_text(out / "report.csv", table.getvalue())
     content = [
-        {**c._asdict(), "key": c.key._asdict(), "paired": test and test._asdict()}
-        for c, test in zip(cells, map(paired, cells), strict=True)
+        {**s._asdict(), "key": s.key._asdict(), "paired": test and test._asdict()}
+        for s, test in zip(settings, map(paired, settings), strict=True)
     ]
     write_text(out / "report.json", json.dumps(content, indent=1) + "\n")
-    for name, figure in (("accuracy", accuracy_figure(cells)), ("gain", gain_figure(cells))):
-        if figure is not None:
-            figure.savefig(out / f"{name}.png")
-    return text
+    figures = {
+        "accuracy.png": setting_accuracy_figure(settings),
+        "gain.png": setting_gain_figure(settings),
+    }
+    for name, figure in figures.items():
+        if figure is None:
+            (out / name).unlink(missing_ok=True)  # of an earlier report
+        else:
+            figure.savefig(out / name)
 
 
 def define_flags() -> None:
@@ -141,8 +200,8 @@ def main(folders: list[str]) -> None:
     if not folders:
         raise ConfigError("name the folders of runs: python -m experiments.report runs/study")
     out = flags.FLAGS.out
-    print(write_report([Path(folder) for folder in folders], Path(out)))
-    print(f"written to {out}")
+    say(write_report([Path(folder) for folder in folders], Path(out)))
+    say(f"written to {out}")
 
 
 if __name__ == "__main__":

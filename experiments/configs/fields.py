@@ -15,7 +15,7 @@ from experiments.data.catalog import KNOWN_SETS
 from experiments.models import MODEL_NAMES
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
-from supjax.superpose import AVERAGES, SCOPES
+from supjax.superposition import SCOPES, SUPERPOSITIONS
 from supjax.topologies import METHODS
 
 INT32 = 2**31 - 1
@@ -195,7 +195,7 @@ FIELDS = (
         TRUTH,
         "hosts without a grow rule explore as RigL does",
     ),
-    Field("sup_tickets.average", "cia", one_of(AVERAGES)),
+    Field("sup_tickets.average", "cia", one_of(SUPERPOSITIONS)),
     Field("sup_tickets.beta", 0.5, SHARE, "cima only"),
     Field("sup_tickets.scope", "global", one_of(SCOPES), "of pruning back to the sparsity"),
     Field("sup_tickets.include_pretrained", True, TRUTH),

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class EventFile:
-    """Appends scalars to a TensorBoard event file, in the caller's thread.
+    """A TensorBoard event file to which scalars are appended, in the caller's thread.
 
     tensorboardX's own `SummaryWriter` hands events to a thread that dies when the disk is full,
     after which the next few events block the run for good. Here a file that cannot be written, or
@@ -22,7 +22,7 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
-        """Starts a new event file.
+        """Start a new event file.
 
         Args:
           folder: where event files of the run lie.
@@ -45,7 +45,7 @@ class EventFile:
             self._writer.flush()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds the numbers among the values.
+        """Add the numbers among the values.
 
         Args:
           step: training steps done.
@@ -64,7 +64,7 @@ class EventFile:
                 self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._writer is not None:
             with self._giving_up():
                 self._writer.close()

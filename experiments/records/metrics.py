@@ -13,7 +13,7 @@ from experiments.records.folder import RunFolder
 
 
 class MetricWriter:
-    """Appends metrics to `metrics.jsonl`, and to TensorBoard events if tensorboardX is there.
+    """Metrics in `metrics.jsonl`, and in TensorBoard events if tensorboardX is there.
 
     A line is `{"step": ..., "kind": ..., **values}`. JSON has no NaN and no infinity: such a value
     is written as null and named under `_nonfinite`; `read_metrics` gives it back. A line has left
@@ -22,7 +22,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, *, resume_step: int | None, tensorboard: bool = True) -> None:
-        """Opens the files of a run.
+        """Open the files of a run.
 
         Args:
           workdir: folder of the run.
@@ -42,7 +42,7 @@ class MetricWriter:
         self._events = EventFile(folder, purge_step=done + 1) if tensorboard else None
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Adds one line.
+        """Add one line.
 
         Args:
           step: training steps done.
@@ -66,14 +66,14 @@ class MetricWriter:
             self._events.write(int(step), {f"{kind}/{name}": x for name, x in plain.items()})
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         self._file.close()
         if self._events is not None:
             self._events.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads the metrics of a run, finished or not; no file means no metrics.
+    """Read the metrics of a run, finished or not; no file means no metrics.
 
     Args:
       workdir: folder of the run.
@@ -97,7 +97,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the whole lines of a file as they stand there."""
+    """Yield the whole lines of a file as they stand there."""
     for line in path.read_bytes().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             row = json.loads(line)

@@ -41,7 +41,7 @@ class Progress:
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares the bar; entering the context shows it.
+        """Prepare the bar; entering the context shows it.
 
         Args:
           total_steps: training steps of the whole run.
@@ -87,7 +87,7 @@ class Progress:
             self._live.stop()
 
     def update(self, step: int, **fields: Any) -> None:
-        """Moves the bar.
+        """Move the bar.
 
         Args:
           step: training steps done, earlier parts of the run included.
@@ -108,7 +108,7 @@ class Progress:
             self._show()
 
     def log(self, line: str) -> None:
-        """Writes a line about an event, above the bar.
+        """Write a line about an event, above the bar.
 
         Args:
           line: the text.
@@ -135,7 +135,7 @@ class Progress:
             print("  ".join(parts), file=self._file, flush=True)
 
     def _render(self) -> Group:
-        """Draws two lines that never wrap: where the run is, and its numbers."""
+        """Draw two lines that never wrap: where the run is, and its numbers."""
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)

@@ -23,7 +23,7 @@ RULED = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 
 
 def write_summary(workdir: Path, summary: Mapping[str, Any]) -> Path:
-    """Writes `summary.json`, all or nothing; NaN and infinity become null.
+    """Write `summary.json`, all or nothing; NaN and infinity become null.
 
     Args:
       workdir: folder of the run.
@@ -41,7 +41,7 @@ def write_summary(workdir: Path, summary: Mapping[str, Any]) -> Path:
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
-    """Reads the summary of a finished run.
+    """Read the summary of a finished run.
 
     Args:
       workdir: folder of the run.
@@ -56,7 +56,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
 
 
 def is_finished(workdir: Path) -> bool:
-    """Says whether a run has written a whole summary.
+    """Say whether a run has written a whole summary.
 
     >>> is_finished(Path("nowhere"))
     False
@@ -71,7 +71,7 @@ def is_finished(workdir: Path) -> bool:
 def render_table(
     summary: Mapping[str, Any], workdir: Path | None = None, *, terminal: bool | None = None
 ) -> str:
-    """Draws the networks of a run as a table, with the run's figures below.
+    """Draw the networks of a run as a table, with the run's figures below.
 
     Args:
       summary: `networks`, `result`, `exploration_rate`, `flops`, `wall_seconds`,
@@ -151,7 +151,7 @@ def _figures(summary: Mapping[str, Any], workdir: Path | None) -> RenderableType
 
 
 def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Compares the accuracy of a superposed result with what it was made of."""
+    """Compare the accuracy of a superposed result with what it was made of."""
     networks = summary["networks"]
     result = next(network for network in networks if network["name"] == summary["result"])
     if result["kind"] != "superposed":
@@ -192,7 +192,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns what JSON can hold: arrays as numbers or lists, NaN and infinity as None."""
+    """Return what JSON can hold: arrays as numbers or lists, NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if hasattr(value, "tolist"):

@@ -1,1 +1,1 @@
-"""Many runs compared."""
+"""Many runs: started as processes, and compared."""

@@ -1,7 +1,7 @@
 """The published test accuracies that runs are compared with.
 
 `published.csv` holds the tables of Yin et al., *Superposing Many Tickets into One*, UAI 2022, in
-percent (CIFAR: mean of 3 seeds; ImageNet: top-1, with the hosts' numbers as the paper quotes them).
+percent (CIFAR: mean of 3 seeds; ImageNet: top-1, the base methods alone as the paper quotes them).
 """
 
 import csv
@@ -16,17 +16,22 @@ SOURCE = "Yin et al., UAI 2022"
 
 
 class Published(NamedTuple):
-    """One cell of the tables: test accuracy in percent, None where it was not published."""
+    """One setting of the tables: test accuracy in percent, None where it was not published.
 
-    host: float | None
+    Attributes:
+      base: of the base method (the host) alone.
+      sup_tickets: of the base method with Sup-tickets.
+    """
+
+    base: float | None
     sup_tickets: float | None
 
 
-def published_cells() -> dict[tuple[str, str, str, float], Published]:
-    """Return the cells by `(dataset, model, method, sparsity)`.
+def published_accuracies() -> dict[tuple[str, str, str, float], Published]:
+    """Return the published accuracies by `(dataset, model, method, sparsity)`.
 
-    >>> published_cells()["cifar10", "vgg16", "rigl", 0.95]
-    Published(host=92.7, sup_tickets=93.2)
+    >>> published_accuracies()["cifar10", "vgg16", "rigl", 0.95]
+    Published(base=92.7, sup_tickets=93.2)
     """
     with TABLE.open(newline="") as file:
         return {
@@ -37,7 +42,7 @@ def published_cells() -> dict[tuple[str, str, str, float], Published]:
         }
 
 
-CONFIG_OF_CELL = {
+PUBLISHED_CONFIGS = {
     **{
         (dataset, model): f"{dataset}_{model}"
         for dataset in ("cifar10", "cifar100")
@@ -49,7 +54,6 @@ CONFIG_OF_CELL = {
 
 FREE_FIELDS = frozenset({"seed", "method", "sparsity", "validation_size", "runtime"})
 """Fields in which a run may differ from its config file and still be of the published set-up."""
-
 
 FREE_SUP_FIELDS = frozenset({"enabled", "batch_stats", "recompute_batches"})
 """Likewise inside `sup_tickets`: the paper finds neither kind of batch-norm statistics better."""
@@ -66,7 +70,7 @@ def published_setup(config: Mapping[str, Any]) -> bool:
     >>> published_setup(get_config("epochs=10").to_dict())
     False
     """
-    name = CONFIG_OF_CELL.get((config["dataset"], config["model"]["name"]))
+    name = PUBLISHED_CONFIGS.get((config["dataset"], config["model"]["name"]))
     if name is None:
         return False
     module = importlib.import_module(f"experiments.configs.{name}")

@@ -1,4 +1,4 @@
-"""Runs sorted into cells, and the statistics of a cell."""
+"""Runs sorted into settings, and the statistics of a setting."""
 
 import math
 import re
@@ -10,13 +10,16 @@ from scipy import stats
 
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import RunError
-from experiments.study.published import Published, published_cells, published_setup
+from experiments.study.published import Published, published_accuracies, published_setup
 
 CONFIDENCE = 0.95
 
+NO_SPREAD = 1e-6
+"""Points below which a deviation is rounding: one image more would show in any test split."""
+
 
 class Key(NamedTuple):
-    """What the runs of one cell have in common.
+    """What the runs of one setting have in common.
 
     `variant` holds further words of the config's argument, where the runs differ in them.
     """
@@ -30,12 +33,12 @@ class Key(NamedTuple):
     variant: str = ""
 
 
-class Cell(NamedTuple):
+class Setting(NamedTuple):
     """One line of the report; accuracies in percent on the test split.
 
     Attributes:
       key: what its runs have in common.
-      host: accuracy of the host method alone, by seed.
+      base: accuracy of the base method (the host) alone, by seed.
       sup: accuracy of the superposed network, by seed.
       ticket: mean accuracy of a run's tickets, by seed.
       ensemble: accuracy of the ensemble of a run's tickets, by seed.
@@ -43,7 +46,7 @@ class Cell(NamedTuple):
     """
 
     key: Key
-    host: dict[int, float]
+    base: dict[int, float]
     sup: dict[int, float]
     ticket: dict[int, float]
     ensemble: dict[int, float]
@@ -51,31 +54,39 @@ class Cell(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Differences `sup - host` over the seeds that both have, in points."""
+    """Differences `sup - base` over the seeds that both have, in points.
+
+    Attributes:
+      seeds: how many both have.
+      mean: of their differences.
+      half_width: half of the 95 % interval; None where all differences are equal, as their
+        deviation of 0 says nothing of the next seed.
+      p_value: of the two-sided t-test; None likewise.
+    """
 
     seeds: int
     mean: float
-    half_width: float
-    p_value: float
+    half_width: float | None
+    p_value: float | None
 
 
-def collect(summaries: Iterable[dict[str, Any]]) -> list[Cell]:
-    """Sort summaries into cells.
+def collect(summaries: Iterable[dict[str, Any]]) -> list[Setting]:
+    """Sort summaries into settings.
 
     Runs that differ in words of the config's argument beyond those of `Key` (an ablation) are
-    cells of their own; what concerns Sup-tickets alone leaves the host as it is, so such cells
-    share its runs.
+    settings of their own; what concerns Sup-tickets alone leaves the base method as it is, so
+    such settings share its runs.
 
     Raises:
-      RunError: if the runs of a cell differ in anything else, as their means would mix set-ups.
+      RunError: if the runs of a setting differ in anything else, as their means would mix set-ups.
     """
     groups = defaultdict(list)
     for summary in summaries:
-        groups[_base_key(summary["config"])].append(summary)
-    return [cell for key in sorted(groups) for cell in _cells(key, groups[key])]
+        groups[_shared_key(summary["config"])].append(summary)
+    return [setting for key in sorted(groups) for setting in _settings(key, groups[key])]
 
 
-def _base_key(config: dict[str, Any]) -> Key:
+def _shared_key(config: dict[str, Any]) -> Key:
     model = config["model"]
     return Key(
         config["dataset"],
@@ -87,28 +98,28 @@ def _base_key(config: dict[str, Any]) -> Key:
     )
 
 
-def _cells(key: Key, summaries: Sequence[dict[str, Any]]) -> list[Cell]:
-    """Return the cells of runs with one base key."""
+def _settings(key: Key, summaries: Sequence[dict[str, Any]]) -> list[Setting]:
+    """Return the settings of runs that differ in their variant and seed alone."""
     sups = [s for s in summaries if s["config"]["sup_tickets"]["enabled"]]
-    hosts = [s for s in summaries if not s["config"]["sup_tickets"]["enabled"]]
+    bases = [s for s in summaries if not s["config"]["sup_tickets"]["enabled"]]
     names = [
         name
         for name, path in SHORT_NAMES.items()
         if name not in _KEY_WORDS
         and len({_word(s, name) for s in (sups if _concerns_sup(path) else summaries)}) > 1
     ]
-    host_names = [name for name in names if not _concerns_sup(SHORT_NAMES[name])]
+    base_names = [name for name in names if not _concerns_sup(SHORT_NAMES[name])]
     variants: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for summary in sups:
         variants[_variant(summary, names)].append(summary)
     matched: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for summary in hosts:
-        own = _variant(summary, host_names)
-        of = [v for v, runs in variants.items() if _variant(runs[0], host_names) == own]
+    for summary in bases:
+        own = _variant(summary, base_names)
+        of = [v for v, runs in variants.items() if _variant(runs[0], base_names) == own]
         for variant in of or [own]:
             matched[variant].append(summary)
     return [
-        _cell(key._replace(variant=variant), matched[variant], variants[variant])
+        _setting(key._replace(variant=variant), matched[variant], variants[variant])
         for variant in sorted({*variants, *matched}, key=_natural)
     ]
 
@@ -138,15 +149,15 @@ def _natural(text: str) -> list[Any]:
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _cell(key: Key, hosts: Sequence[dict[str, Any]], sups: Sequence[dict[str, Any]]) -> Cell:
-    """Return one cell, from the runs of the host alone and those with Sup-tickets."""
-    runs = [*hosts, *sups]
+def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str, Any]]) -> Setting:
+    """Return one setting, from the runs of the base method alone and those with Sup-tickets."""
+    runs = [*bases, *sups]
     _check_same(key, runs, ignored=("runtime", "seed", "sup_tickets"))
     _check_same(key, sups, ignored=("runtime", "seed"))
     known = None
     if all(published_setup(summary["config"]) for summary in runs):
-        known = published_cells().get((key.dataset, key.model, key.method, key.sparsity))
-    cell = Cell(key, {}, {}, {}, {}, known)
+        known = published_accuracies().get((key.dataset, key.model, key.method, key.sparsity))
+    setting = Setting(key, {}, {}, {}, {}, known)
     for summary in runs:
         seed = summary["config"]["seed"]
         accuracy = defaultdict(list)
@@ -154,14 +165,14 @@ def _cell(key: Key, hosts: Sequence[dict[str, Any]], sups: Sequence[dict[str, An
             if "test" in network:
                 accuracy[network["kind"]].append(100 * network["test"]["accuracy"])
         if not summary["config"]["sup_tickets"]["enabled"]:
-            cell.host[seed] = accuracy["final"][-1]
+            setting.base[seed] = accuracy["final"][-1]
             continue
-        cell.sup[seed] = (accuracy["superposed"] or accuracy["final"])[-1]
+        setting.sup[seed] = (accuracy["superposed"] or accuracy["final"])[-1]
         if accuracy["ticket"]:
-            cell.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
+            setting.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
         if accuracy["ensemble"]:
-            cell.ensemble[seed] = accuracy["ensemble"][-1]
-    return cell
+            setting.ensemble[seed] = accuracy["ensemble"][-1]
+    return setting
 
 
 def _check_same(key: Key, runs: Sequence[dict[str, Any]], ignored: Sequence[str]) -> None:
@@ -175,29 +186,35 @@ def _check_same(key: Key, runs: Sequence[dict[str, Any]], ignored: Sequence[str]
                 )
 
 
-def paired(cell: Cell) -> Paired | None:
+def paired(setting: Setting) -> Paired | None:
     """Return the paired difference with its 95 % interval and two-sided t-test, from 2 seeds on.
 
     >>> key = Key("digits", "cnn", 1.0, 10, "set", 0.9)
-    >>> test = paired(Cell(key, {0: 90.0, 1: 91.0}, {0: 90.5, 1: 92.5}, {}, {}, None))
+    >>> test = paired(Setting(key, {0: 90.0, 1: 91.0}, {0: 90.5, 1: 92.5}, {}, {}, None))
     >>> test.seeds, round(test.mean, 2), round(test.p_value, 3)
     (2, 1.0, 0.295)
+    >>> paired(Setting(key, {0: 90.0, 1: 91.0}, {0: 91.0, 1: 92.0}, {}, {}, None))
+    Paired(seeds=2, mean=1.0, half_width=None, p_value=None)
     """
-    seeds = sorted(cell.host.keys() & cell.sup.keys())
-    if len(seeds) < 2:
+    seeds = sorted(setting.base.keys() & setting.sup.keys())
+    gains = [setting.sup[seed] - setting.base[seed] for seed in seeds]
+    if len(gains) < 2:
         return None
-    gains = [cell.sup[seed] - cell.host[seed] for seed in seeds]
-    mean, error = mean_and_deviation(gains)
-    error /= math.sqrt(len(gains))
-    if error == 0:
-        return Paired(len(gains), mean, 0.0, 0.0 if mean else 1.0)
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * error
+    mean, deviation = mean_and_deviation(gains)
+    if not deviation or deviation < NO_SPREAD:
+        return Paired(len(gains), mean, None, None)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1))
+    half_width = quantile * deviation / math.sqrt(len(gains))
     return Paired(len(gains), mean, half_width, float(stats.ttest_1samp(gains, 0.0).pvalue))
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation (0 for a single value)."""
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation (None for a single value).
+
+    >>> mean_and_deviation([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return mean, 0.0
+        return mean, None
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))

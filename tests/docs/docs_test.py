@@ -58,6 +58,9 @@ def test_commands_exist_and_take_these_flags(page):
                 spec = importlib.util.find_spec(f"{words[2]}.__main__")
             with open(spec.origin) as file:
                 source = file.read()
+            if words[2] == "experiments.sweep":  # fields of the runs stand after its own flags
+                own = words[: words.index("--")] if "--" in words else words
+                assert not any(word.startswith("--config.") for word in own), words
             for flag in flag_values(words):
                 known = f'"{flag}"' in source or f'"--{flag}"' in source  # absl, argparse
                 assert flag.partition(".")[0] == "config" or known, words
@@ -68,9 +71,9 @@ def test_configs_of_commands_take_these_words_and_fields(page):
     for words in commands(page.read_text()):
         flags = flag_values(words)
         if "config" in flags:
-            cells = [cell.name for cell in parse_grid(flags["grid"])] if "grid" in flags else [""]
-            for cell in cells:
-                config = config_of(flags["config"], cell)
+            runs = [run.name for run in parse_grid(flags["grid"])] if "grid" in flags else [""]
+            for run in runs:
+                config = config_of(flags["config"], run)
             for flag in flags:
                 if flag.startswith("config."):
                     check_field(config, flag.removeprefix("config."))

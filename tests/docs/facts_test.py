@@ -11,7 +11,12 @@ import pytest
 import supjax
 from experiments.models import create_model
 from experiments.run.build import cycle_plan
-from experiments.study.published import CONFIG_OF_CELL, Published, published_cells, published_setup
+from experiments.study.published import (
+    PUBLISHED_CONFIGS,
+    Published,
+    published_accuracies,
+    published_setup,
+)
 from experiments.sweep import parse_grid
 from supjax.analysis import layer_flops, total_flops
 from supjax.topologies import METHODS
@@ -30,7 +35,7 @@ PAPER = (DOCS / "reproducing-the-paper.md").read_text()
 CONFIGS = ROOT / "experiments" / "configs"
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet2012": 1_281_167}
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
-CELL_OF_CONFIG = {config: cell for cell, config in CONFIG_OF_CELL.items()}
+SET_UPS = {config: set_up for set_up, config in PUBLISHED_CONFIGS.items()}
 
 
 def test_every_method_has_a_card():
@@ -38,19 +43,21 @@ def test_every_method_has_a_card():
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_a_card_has_its_sections_and_the_arguments_of_the_code(name):
+def test_a_card_has_its_sections_and_the_defaults_of_the_code(name):
     card = sections((DOCS / "methods" / f"{name}.md").read_text(), 2)
     assert list(card) == HEADINGS
     title, *rows = table(card["Hyper-parameters"])
-    assert title == ["name", "default", "published value", "meaning"]
-    assert all(all(row) and len(row) == 4 for row in rows)
-    parameters = inspect.signature(DOCUMENTED[name]).parameters.values()
-    assert [row[0].strip("`") for row in rows] == [p.name for p in parameters]
-    for row, parameter in zip(rows, parameters, strict=True):
+    assert title == ["name", "default", "published value"]
+    assert all(all(row) and len(row) == 3 for row in rows)
+    parameters = inspect.signature(DOCUMENTED[name]).parameters
+    named = {row[0].strip("`"): row[1].strip("`") for row in rows}
+    assert list(named) == [key for key in parameters if key in named]  # no other, in their order
+    for key, parameter in parameters.items():
         if parameter.default is parameter.empty:
-            assert row[1] == "required"
-        else:
-            assert ast.literal_eval(row[1].strip("`")) == parameter.default, row[0]
+            assert named[key] == "required"
+        elif key in named:
+            assert ast.literal_eval(named[key]) == parameter.default, key
+        assert f"  {key}: " in DOCUMENTED[name].__doc__, "what the card leaves to the docstring"
 
 
 def test_every_config_is_mentioned():
@@ -59,52 +66,53 @@ def test_every_config_is_mentioned():
 
 
 def numbers(text):
-    """Return the published numbers of a cell of a table, `92.70 -> 93.20` or `72.9`."""
+    """Return the published numbers of an entry of a table, `92.70 -> 93.20` or `72.9`."""
     if text == "-":
         return None
-    host, _, sup = text.partition(" -> ")
-    return Published(float(host), float(sup) if sup else None)
+    base, _, sup = text.partition(" -> ")
+    return Published(float(base), float(sup) if sup else None)
 
 
-def documented_cells():
+def documented_accuracies():
     """Return `(dataset, model, method, sparsity) -> numbers` as they stand on the page."""
-    cells = {}
+    found = {}
     for heading, text in sections(PAPER, 3).items():
         if "`" in heading:
-            key = CELL_OF_CONFIG[heading.split("`")[1].removesuffix(".py")]
+            key = SET_UPS[heading.split("`")[1].removesuffix(".py")]
             dense = text.partition("(`method=dense,sparsity=0,sup=false`): ")[2].split()[0]
-            cells[*key, "dense", 0.0] = Published(float(dense.rstrip(".")), None)
+            found[*key, "dense", 0.0] = Published(float(dense.rstrip(".")), None)
             title, *rows = table(text)
             for method, *values in rows:
                 for percent, value in zip(title[1:], values, strict=True):
                     sparsity = int(percent.removesuffix(" %")) / 100
-                    cells[*key, method, sparsity] = numbers(value)
-    return cells
+                    found[*key, method, sparsity] = numbers(value)
+    return found
 
 
 def test_the_tables_are_the_published_ones():
-    assert {k: v for k, v in documented_cells().items() if v is not None} == published_cells()
+    documented = {k: v for k, v in documented_accuracies().items() if v is not None}
+    assert documented == published_accuracies()
 
 
-def test_the_sweeps_run_every_published_cell_in_the_published_setup():
+def test_the_sweeps_run_every_published_setting_in_the_published_setup():
     runs = set()
     for words in commands(PAPER.partition("## How long")[0]):
         flags = flag_values(words)
         if "grid" in flags:
-            for cell in parse_grid(flags["grid"]):
-                config = config_of(flags["config"], cell.name).to_dict()
-                assert published_setup(config), cell
+            for run in parse_grid(flags["grid"]):
+                config = config_of(flags["config"], run.name).to_dict()
+                assert published_setup(config), run
                 key = (config["dataset"], config["model"]["name"])
                 choice = (config["method"], config["sparsity"], config["sup_tickets"]["enabled"])
                 runs.add((*key, *choice))
-    expected = {(*key, False) for key in published_cells()}
-    expected |= {(*key, True) for key, cell in published_cells().items() if cell.sup_tickets}
+    expected = {(*key, False) for key in published_accuracies()}
+    expected |= {(*key, True) for key, known in published_accuracies().items() if known.sup_tickets}
     assert runs == expected
 
 
 def test_the_arithmetic_of_the_configs():
     rows = table(sections(PAPER, 2)["How long"])[1:]
-    assert {row[0].strip("`") for row in rows} == set(CELL_OF_CONFIG)
+    assert {row[0].strip("`") for row in rows} == set(SET_UPS)
     for row in rows:
         assert row == arithmetic(row[0].strip("`"))
 
@@ -136,25 +144,25 @@ def arithmetic(name):
 
 
 def test_what_is_said_about_the_published_tables():
-    cells = published_cells()
-    both = [cell for cell in cells.values() if cell.sup_tickets]
-    assert (sum(c.sup_tickets > c.host for c in both), len(both)) == (67, 70)
-    assert min(c.sup_tickets - c.host for c in both) == pytest.approx(-0.1)
-    places = {(d, m, s) for d, m, method, s in cells if method == "granet" and "cifar" in d}
-    hosts = [
-        [cells[d, m, method, s].host for method in ("set", "rigl", "granet")] for d, m, s in places
+    known = published_accuracies()
+    both = [found for found in known.values() if found.sup_tickets]
+    assert (sum(found.sup_tickets > found.base for found in both), len(both)) == (67, 70)
+    assert min(found.sup_tickets - found.base for found in both) == pytest.approx(-0.1)
+    places = {(d, m, s) for d, m, method, s in known if method == "granet" and "cifar" in d}
+    bases = [
+        [known[d, m, method, s].base for method in ("set", "rigl", "granet")] for d, m, s in places
     ]
-    assert len(hosts) == 18
-    assert sum(granet > max(rest) for *rest, granet in hosts) == 17
-    assert sum(rigl > set_ for set_, rigl, _ in hosts) == 13
+    assert len(bases) == 18
+    assert sum(granet > max(rest) for *rest, granet in bases) == 17
+    assert sum(rigl > set_ for set_, rigl, _ in bases) == 13
     gains = {"cifar10": [], "cifar100": []}
-    for dataset, found in gains.items():
+    for dataset, means in gains.items():
         for sparsity in (0.95, 0.9, 0.8):
             group = [
-                cell.sup_tickets - cell.host
-                for (d, _, method, s), cell in cells.items()
+                found.sup_tickets - found.base
+                for (d, _, method, s), found in known.items()
                 if (d, s) == (dataset, sparsity) and method in ("set", "rigl", "granet")
             ]
-            found.append(round(statistics.mean(group), 2))
+            means.append(round(statistics.mean(group), 2))
     assert (min(gains["cifar10"]), max(gains["cifar10"])) == (0.14, 0.19)
     assert (min(gains["cifar100"]), max(gains["cifar100"])) == (0.31, 0.5)

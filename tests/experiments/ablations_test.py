@@ -15,7 +15,7 @@ GRIDS = [
     for words in commands((DOCS / "ablations.md").read_text())
     if "grid" in (flags := flag_values(words))
 ]
-CELLS = [cell.without_seed.name for grid in GRIDS for cell in parse_grid(grid)]
+RUNS = [run.without_seed.name for grid in GRIDS for run in parse_grid(grid)]
 
 
 @functools.cache
@@ -35,8 +35,8 @@ def rates(words, steps):
     return [pytest.approx(float(schedule(step)), rel=1e-9) for step in steps]
 
 
-@pytest.mark.parametrize("words", sorted(set(CELLS)))
-def test_every_cell_builds(words):
+@pytest.mark.parametrize("words", sorted(set(RUNS)))
+def test_every_run_builds(words):
     plan = parts_of(words).plan
     steps_per_epoch = parts_of(words).steps_per_epoch
     assert plan.total_steps == 40 * steps_per_epoch  # the budget is the same whatever varies
@@ -44,9 +44,7 @@ def test_every_cell_builds(words):
 
 
 def test_all_words_of_the_page_are_varied():
-    varied = {
-        name for words in CELLS for name, _, _ in (w.partition("=") for w in words.split(","))
-    }
+    varied = {name for words in RUNS for name, _, _ in (w.partition("=") for w in words.split(","))}
     assert varied == {
         "sup",
         "average",
@@ -90,7 +88,7 @@ SHARES = {
 
 @pytest.mark.parametrize(("words", "tickets"), [*LENGTHS.items(), *SHARES.items()])
 def test_numbers_of_tickets(words, tickets):
-    assert words in CELLS
+    assert words in RUNS
     assert parts_of(words).plan.num_cycles == tickets
 
 

@@ -2,35 +2,43 @@
 
 import csv
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from experiments import report
 from experiments.errors import RunError
-from experiments.report import COLUMNS, find_runs, markdown, row, write_report
+from experiments.report import NUMERIC_COLUMNS, find_runs, markdown, numeric_row, row, write_report
 from experiments.study.statistics import collect
 from tests.helpers.report_runs import pair, published, summary, write
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(text):
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    names, _, *cells = ([part.strip() for part in line.strip("|").split("|")] for line in lines)
-    return [dict(zip(names, cell, strict=True)) for cell in cells]
+    names, _, *lines = ([part.strip() for part in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(names, line, strict=True)) for line in lines]
 
 
 def test_a_row_by_hand():
     # As in the statistics: gains 1, 0.5, 1.5.
     runs = [*pair("", 0, 90, 91), *pair("", 1, 91, 91.5), *pair("", 2, 92, 93.5)]
-    [cell] = collect(runs)
-    [shown] = rows(markdown([cell], []))
+    [setting] = collect(runs)
+    [shown] = rows(markdown([setting], []))
     assert shown == {
         "dataset": "digits",
         "model": "digits_cnn",
         "epochs": "40",
         "method": "rigl",
         "sparsity": "0.9",
-        "host": "91.00 ± 1.00 (3)",
+        "base": "91.00 ± 1.00 (3)",
         "tickets": "90.00 ± 1.32 (3)",
-        "host + Sup": "92.00 ± 1.32 (3)",
+        "base + Sup": "92.00 ± 1.32 (3)",
         "ensemble": "93.00 ± 1.32 (3)",
         "difference": "+1.00 ± 1.24",
         "p": "0.074",
@@ -39,33 +47,59 @@ def test_a_row_by_hand():
 
 
 def test_a_narrow_network_is_called_so():
-    [cell] = collect(pair("width=0.5", 0, 90, 91))
-    assert row(cell)["model"] == "digits_cnn x0.5"
+    [setting] = collect(pair("width=0.5", 0, 90, 91))
+    assert row(setting)["model"] == "digits_cnn x0.5"
+    assert (numeric_row(setting)["model"], numeric_row(setting)["width"]) == ("digits_cnn", 0.5)
 
 
 def test_published_numbers_stand_beside():
-    [cell] = collect(published("method=set", 0, 93, 94))
-    assert row(cell)["published"] == "92.96 -> 93.22"
+    [setting] = collect(published("method=set", 0, 93, 94))
+    assert row(setting)["published"] == "92.96 -> 93.22"
+    found = numeric_row(setting)
+    assert (found["published_base"], found["published_base_sup"]) == (92.96, 93.22)
+
+
+def test_a_number_that_was_not_published_is_unknown():
+    [setting] = collect(published("method=dense", 0, 93, 94))
+    assert row(setting)["published"] == "93.91 -> -"
+    assert numeric_row(setting)["published_base_sup"] is None
+
+
+# Gains of two seeds, and p from Student's t with one degree of freedom, 1 - 2 / pi * atan(t).
+@pytest.mark.parametrize(
+    ("gains", "difference", "p"),
+    [
+        ((1, 1), "+1.00 ± -", "-"),
+        ((0, 0), "+0.00 ± -", "-"),
+        ((1, 1.5), "+1.25 ± 3.18", "0.126"),
+        ((1, 1.001), "+1.00 ± 0.01", "< 0.001"),
+        ((1, 1.0031), "+1.00 ± 0.02", "< 0.001"),
+        ((1, 1.0032), "+1.00 ± 0.02", "0.001"),
+    ],
+)
+def test_interval_and_p_as_text(gains, difference, p):
+    [setting] = collect([run for i, gain in enumerate(gains) for run in pair("", i, 90, 90 + gain)])
+    assert (row(setting)["difference"], row(setting)["p"]) == (difference, p)
 
 
 def test_variants_have_a_column_when_there_are_any():
-    cells = collect([summary(f"average={a}", {"superposed": [90]}) for a in ("cia", "caa")])
-    assert [shown["variant"] for shown in rows(markdown(cells, []))] == [
+    settings = collect([summary(f"average={a}", {"superposed": [90]}) for a in ("cia", "caa")])
+    assert [shown["variant"] for shown in rows(markdown(settings, []))] == [
         "average=caa",
         "average=cia",
     ]
 
 
 def test_a_whole_sweep_is_not_called_partial():
-    cells = collect([*pair("", 0, 90, 91), *pair("method=set", 0, 90, 91)])
-    assert "Partial" not in markdown(cells, [])
+    settings = collect([*pair("", 0, 90, 91), *pair("method=set", 0, 90, 91)])
+    assert "Partial" not in markdown(settings, [])
 
 
 @pytest.fixture
 def sweep(tmp_path):
     """Two seeds of two methods: three runs finished, two not, three never started."""
-    host, sup = pair("", 0, 90, 91)
-    write(tmp_path / "sweep" / "a", host)
+    base, sup = pair("", 0, 90, 91)
+    write(tmp_path / "sweep" / "a", base)
     write(tmp_path / "sweep" / "b", sup)
     write(tmp_path / "sweep" / "c", pair("", 1, 92, 93)[0])
     write(tmp_path / "sweep" / "d", pair("", 1, 92, 93)[1], finished=False)
@@ -78,10 +112,10 @@ def test_a_partial_sweep_gives_a_partial_table_that_says_so(sweep):
     assert [run["config"]["seed"] for run in summaries] == [0, 0, 1]
     assert [path.name for path in unfinished] == ["d", "e"]
     text = markdown(collect(summaries), unfinished)
-    assert "**Partial:** 2 runs are unfinished; 1 of\n1 cells lack" in text
+    assert "**Partial:** 2 runs are unfinished; 1 of\n1 settings lack" in text
     [shown] = rows(text)
-    assert shown["host"] == "91.00 ± 1.41 (2)"
-    assert shown["host + Sup"] == "91.00 ± 0.00 (1)"
+    assert shown["base"] == "91.00 ± 1.41 (2)"
+    assert shown["base + Sup"] == "91.00 ± - (1)"
     assert shown["difference"] == shown["p"] == "-"
 
 
@@ -90,20 +124,21 @@ def test_a_summary_that_was_cut_short_is_an_unfinished_run(sweep):
     assert [path.name for path in find_runs([sweep])[1]] == ["a", "d", "e"]
 
 
-def test_all_files_hold_the_same_cells(sweep, tmp_path):
+def test_all_files_hold_the_same_settings(sweep, tmp_path):
     (sweep / "d" / "summary.json").write_text(json.dumps(pair("", 1, 92, 93.5)[1]))
     out = tmp_path / "out"
     text = write_report([sweep], out)
     assert (out / "report.md").read_text() == text
+    assert rows(text)[0]["difference"] == "+1.25 ± 3.18"  # gains 1 and 1.5; 12.706 * 0.25
     with (out / "report.csv").open(newline="") as file:
         [line] = csv.DictReader(file)
-    assert tuple(line) == COLUMNS
-    assert line["difference"] == "+1.25 ± 3.18"  # gains 1 and 1.5; 12.706 * 0.25
-    [cell] = json.loads((out / "report.json").read_text())
-    assert cell["key"]["method"] == "rigl"
-    assert cell["host"] == pytest.approx({"0": 90, "1": 92})
-    assert cell["paired"]["seeds"] == 2
-    assert cell["paired"]["half_width"] == pytest.approx(12.706 * 0.25, rel=1e-4)
+    assert tuple(line) == NUMERIC_COLUMNS
+    [setting] = json.loads((out / "report.json").read_text())
+    assert setting["key"]["method"] == line["method"] == "rigl"
+    assert setting["base"] == pytest.approx({"0": 90, "1": 92})
+    assert setting["paired"]["seeds"] == int(line["difference_seeds"]) == 2
+    for found in (setting["paired"]["half_width"], float(line["difference_half_width"])):
+        assert found == pytest.approx(12.706 * 0.25, rel=1e-4)
     assert {path.name for path in out.iterdir()} == {
         "report.md",
         "report.csv",
@@ -113,7 +148,42 @@ def test_all_files_hold_the_same_cells(sweep, tmp_path):
     }
 
 
+def test_the_columns_of_a_table_for_programs_are_numbers_or_empty(sweep, tmp_path):
+    write_report([sweep], tmp_path)
+    [line] = csv.DictReader((tmp_path / "report.csv").read_text().splitlines())
+    assert line["variant"] == ""
+    numbers = {k: v for k, v in line.items() if k not in ("dataset", "model", "method", "variant")}
+    found = {name: float(text) for name, text in numbers.items() if text}
+    assert found == pytest.approx(
+        {
+            **{"width": 1, "epochs": 40, "sparsity": 0.9},
+            **{"base_mean": 91, "base_deviation": 2**0.5, "base_seeds": 2},
+            **{"tickets_mean": 89, "tickets_seeds": 1},  # of a single seed no deviation is known
+            **{"base_sup_mean": 91, "base_sup_seeds": 1},
+            **{"ensemble_mean": 92, "ensemble_seeds": 1},
+        }
+    )
+    unknown = {"difference", "difference_half_width", "difference_seeds", "p", "published_base"}
+    assert unknown < numbers.keys() - found.keys()
+
+
+def test_what_a_running_sweep_removes_meanwhile_is_no_mistake(sweep, monkeypatch):
+    walk = os.walk
+
+    def racing(folder):
+        for found in walk(folder):
+            shutil.rmtree(sweep / "deep", ignore_errors=True)
+            yield found
+
+    monkeypatch.setattr(report.os, "walk", racing)
+    summaries, unfinished = find_runs([sweep])
+    assert len(summaries) == 3
+    assert [path.name for path in unfinished] == ["d"]
+
+
 def test_without_a_pair_of_seeds_there_is_no_picture_of_gains(sweep, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "gain.png").touch()  # of an earlier report
     write_report([sweep], tmp_path / "out")
     assert not (tmp_path / "out" / "gain.png").exists()
 
@@ -121,3 +191,13 @@ def test_without_a_pair_of_seeds_there_is_no_picture_of_gains(sweep, tmp_path):
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(RunError, match=r"no finished run below .*empty"):
         write_report([tmp_path / "empty"], tmp_path / "out")
+
+
+def test_a_report_that_nobody_can_read_is_written(sweep, tmp_path):
+    out = tmp_path / "out"
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "experiments.report", sweep, f"--out={out}"]
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert done.stderr == "output is not shown: No space left on device\n"
+    assert {"report.md", "accuracy.png"} <= {path.name for path in out.iterdir()}

@@ -58,11 +58,11 @@ def flag_values(words: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in given if name}
 
 
-def config_of(flag: str, cell: str = "") -> ConfigDict:
-    """Return the config that a flag names, with the words of a sweep's cell added."""
+def config_of(flag: str, run: str = "") -> ConfigDict:
+    """Return the config that a flag names, with the words of a sweep's run added."""
     file, _, argument = flag.partition(":")
     module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    return module.get_config(",".join(filter(None, (argument, cell))))
+    return module.get_config(",".join(filter(None, (argument, run))))
 
 
 def sections(text: str, level: int) -> dict[str, str]:

@@ -28,19 +28,19 @@ def summary(words: str, accuracies: dict[str, list[float]], config: Any = digits
     return json.loads(json.dumps(content))
 
 
-def pair(words: str, seed: int, host: float, sup: float, config: Any = digits) -> list[Any]:
-    """Two runs of a seed: the host alone, and with Sup-tickets."""
+def pair(words: str, seed: int, base: float, sup: float, config: Any = digits) -> list[Any]:
+    """Two runs of a seed: the base method alone, and with Sup-tickets."""
     words = f"{words},seed={seed}"
     tickets = {"pretrained": [sup - 2], "ticket": [sup - 1, sup - 3], "superposed": [0.0, sup]}
     return [
-        summary(f"{words},sup=false", {"final": [host]}, config),
+        summary(f"{words},sup=false", {"final": [base]}, config),
         summary(words, {**tickets, "ensemble": [sup + 1]}, config),
     ]
 
 
-def published(words: str, seed: int, host: float, sup: float) -> list[Any]:
+def published(words: str, seed: int, base: float, sup: float) -> list[Any]:
     """As `pair`, with the config of the published VGG-16."""
-    return pair(words, seed, host, sup, cifar10_vgg16)
+    return pair(words, seed, base, sup, cifar10_vgg16)
 
 
 def write(folder: Path, content: dict[str, Any], *, finished: bool = True) -> None:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def plot_run(workdir: Path) -> list[Path]:
-    """Draws a run from its `metrics.jsonl`, `summary.json` and `tickets/*.npz` into `plots/`.
+    """Draw a run from its `metrics.jsonl`, `summary.json` and `tickets/*.npz` into `plots/`.
 
     Args:
       workdir: folder of the run.

@@ -23,7 +23,7 @@ TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def layer_density_figure(networks: Mapping[str, Masks]) -> Figure:
-    """Draws the density of every sparse layer, one row a layer.
+    """Draw the density of every sparse layer, one row a layer.
 
     Args:
       networks: masks by the name of the network, at most three, such as a ticket and what
@@ -58,7 +58,7 @@ def layer_density_figure(networks: Mapping[str, Masks]) -> Figure:
 
 
 def mask_overlap_figure(networks: Mapping[str, Masks]) -> Figure:
-    """Draws the intersection over union of every two masks as a matrix with numbers.
+    """Draw the intersection over union of every two masks as a matrix with numbers.
 
     Args:
       networks: masks by the name of the network.
@@ -89,7 +89,7 @@ def mask_overlap_figure(networks: Mapping[str, Masks]) -> Figure:
 
 
 def layer_densities(masks: Masks) -> dict[str, float]:
-    """Returns the share of kept weights of every sparse layer by its path.
+    """Return the share of kept weights of every sparse layer by its path.
 
     >>> layer_densities({"bias": None, "kernel": np.array([[True, False]])})
     {'kernel': 0.5}
@@ -99,7 +99,7 @@ def layer_densities(masks: Masks) -> dict[str, float]:
 
 
 def chance_overlap(masks: Masks) -> float:
-    """Returns the intersection over union to expect of two random masks of these densities.
+    """Return the intersection over union to expect of two random masks of these densities.
 
     With density d of a layer of n weights: sum(n d^2) / sum(n (2 d - d^2)).
 
@@ -113,5 +113,5 @@ def chance_overlap(masks: Masks) -> float:
 
 
 def _natural(path: str) -> list[Any]:
-    """Orders `conv2` before `conv10`."""
+    """Order `conv2` before `conv10`."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", path))]

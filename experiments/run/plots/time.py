@@ -34,7 +34,7 @@ def learning_rate_figure(
     steps_per_epoch: int = 1,
     schedule: Schedule | None = None,
 ) -> Figure:
-    """Draws the learning rate of a run, with its phases and tickets.
+    """Draw the learning rate of a run, with its phases and tickets.
 
     Args:
       rows: metric lines; those of kind `train` count.
@@ -68,7 +68,7 @@ def learning_rate_figure(
 def accuracy_figure(
     rows: Sequence[Row], networks: Sequence[Row], plan: CyclePlan, steps_per_epoch: int = 1
 ) -> Figure:
-    """Draws accuracy over time, with the networks that the run yields as marks.
+    """Draw accuracy over time, with the networks that the run yields as marks.
 
     Args:
       rows: metric lines; those of the kinds `train`, `validation`, `pretrained` and `ticket` count.
@@ -107,7 +107,7 @@ def accuracy_figure(
 
 
 def _over_time(title: str, plan: CyclePlan, steps_per_epoch: int) -> tuple[Figure, list[Axes]]:
-    """Returns a panel for the whole run and, for a short cyclic phase, one for that alone."""
+    """Return a panel for the whole run and, for a short cyclic phase, one for that alone."""
     zoomed = 0 < plan.cyclic_steps < ZOOM_BELOW * plan.total_steps
     figure = Figure(figsize=(WIDTH, 4.5), dpi=DPI, layout="constrained")
     figure.suptitle(title)
@@ -133,7 +133,7 @@ def _over_time(title: str, plan: CyclePlan, steps_per_epoch: int) -> tuple[Figur
 
 
 def _legend(figure: Figure, panel: Axes) -> None:
-    """Explains every label once, the shading last."""
+    """Explain every label once, the shading last."""
     handles, labels = panel.get_legend_handles_labels()
     found = dict(zip(labels, handles, strict=True))
     if "cycle" in found:
@@ -146,7 +146,7 @@ def _legend(figure: Figure, panel: Axes) -> None:
 def _series(
     rows: Sequence[Row], kinds: tuple[str, ...], field: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values of one field of the lines of some kinds."""
+    """Return steps and values of one field of the lines of some kinds."""
     found = [(row["step"], row[field]) for row in rows if row["kind"] in kinds and field in row]
     steps, values = np.array(found, float).reshape(-1, 2).T
     return steps, values

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 from experiments.configs import cifar10_vgg16, imagenet_rn50
-from experiments.study.published import CONFIG_OF_CELL, published_cells, published_setup
+from experiments.study.published import PUBLISHED_CONFIGS, published_accuracies, published_setup
 
-CELLS = published_cells()
+ACCURACIES = published_accuracies()
 
-# Copied row by row from the paper's tables: host at three sparsities -> with Sup-tickets.
+# Copied row by row from the paper's tables: base method at three sparsities -> with Sup-tickets.
 CIFAR = """
 cifar10 vgg16 set 92.96/93.54/93.56 -> 93.22/93.63/93.80
 cifar10 vgg16 rigl 92.70/93.48/93.60 -> 93.20/93.81/93.85
@@ -42,15 +42,15 @@ def numbers(text):
 
 @pytest.mark.parametrize("line", CIFAR.split("\n")[1:-1])
 def test_cifar_as_published(line):
-    dataset, model, method, hosts, _, sups = line.split()
-    for sparsity, *pair in zip((0.95, 0.9, 0.8), numbers(hosts), numbers(sups), strict=True):
-        assert CELLS[dataset, model, method, sparsity] == tuple(pair)
+    dataset, model, method, bases, _, sups = line.split()
+    for sparsity, *pair in zip((0.95, 0.9, 0.8), numbers(bases), numbers(sups), strict=True):
+        assert ACCURACIES[dataset, model, method, sparsity] == tuple(pair)
 
 
 def test_imagenet_as_published():
     found = {
-        (method, sparsity): tuple(CELLS[dataset, model, method, sparsity])
-        for dataset, model, method, sparsity in CELLS
+        (method, sparsity): tuple(ACCURACIES[dataset, model, method, sparsity])
+        for dataset, model, method, sparsity in ACCURACIES
         if dataset == "imagenet2012"
     }
     expected = {
@@ -70,13 +70,13 @@ def test_imagenet_as_published():
 def test_dense_networks_as_published():
     for dataset, values in (("cifar10", (93.91, 94.88, 96.0)), ("cifar100", (73.61, 78.0, 81.09))):
         for model, value in zip(("vgg16", "resnet50", "wrn28_10"), values, strict=True):
-            assert CELLS[dataset, model, "dense", 0.0] == (value, None)
+            assert ACCURACIES[dataset, model, "dense", 0.0] == (value, None)
 
 
-def test_no_cell_beyond_the_tables():
-    counts = Counter(dataset for dataset, *_ in CELLS)
+def test_no_setting_beyond_the_tables():
+    counts = Counter(dataset for dataset, *_ in ACCURACIES)
     assert counts == {"cifar10": 3 * 11 + 3, "cifar100": 3 * 11 + 3, "imagenet2012": 2 * 7 + 1}
-    assert {(dataset, model) for dataset, model, _, _ in CELLS} == set(CONFIG_OF_CELL)
+    assert {(dataset, model) for dataset, model, _, _ in ACCURACIES} == set(PUBLISHED_CONFIGS)
 
 
 def setup(words, change=lambda config: None, module=cifar10_vgg16):
@@ -88,7 +88,7 @@ def setup(words, change=lambda config: None, module=cifar10_vgg16):
 @pytest.mark.parametrize(
     "words", ["", "seed=7", "method=granet,sparsity=0.8", "sup=false", "sparsity=0.5"]
 )
-def test_cells_of_the_table_are_the_published_set_up(words):
+def test_settings_of_the_tables_are_the_published_set_up(words):
     assert published_setup(setup(words))
     assert published_setup(setup(words, module=imagenet_rn50))
 

@@ -1,24 +1,24 @@
-"""Runs sorted into cells, and statistics worked by hand."""
+"""Runs sorted into settings, and statistics worked by hand."""
 
 import math
 
 import pytest
 
 from experiments.errors import RunError
-from experiments.study.statistics import Cell, Key, collect, mean_and_deviation, paired
+from experiments.study.statistics import Key, Setting, collect, mean_and_deviation, paired
 from tests.helpers.report_runs import pair, published, summary
 
 KEY = Key("digits", "digits_cnn", 1.0, 40, "rigl", 0.9)
 
 
-def cell(host, sup):
-    return Cell(KEY, dict(enumerate(host)), dict(enumerate(sup)), {}, {}, None)
+def setting(base, sup):
+    return Setting(KEY, dict(enumerate(base)), dict(enumerate(sup)), {}, {}, None)
 
 
 def test_three_seeds_by_hand():
     # Gains 1, 0.5, 1.5: mean 1, deviation 0.5, t = 1 / (0.5 / sqrt 3) = 3.4641 with 2 degrees of
     # freedom, where p = 1 - t / sqrt(t^2 + 2) and the 97.5 % quantile is 0.95 sqrt(2 / 0.0975).
-    test = paired(cell([90, 91, 92], [91, 91.5, 93.5]))
+    test = paired(setting([90, 91, 92], [91, 91.5, 93.5]))
     t = math.sqrt(12)
     assert test.seeds == 3
     assert test.mean == pytest.approx(1)
@@ -27,31 +27,49 @@ def test_three_seeds_by_hand():
 
 
 def test_only_seeds_on_both_sides_are_paired():
-    half = Cell(KEY, {0: 90.0, 1: 91.0, 2: 50.0}, {0: 91.0, 1: 92.5, 3: 99.0}, {}, {}, None)
+    half = Setting(KEY, {0: 90.0, 1: 91.0, 2: 50.0}, {0: 91.0, 1: 92.5, 3: 99.0}, {}, {}, None)
     assert paired(half).seeds == 2
     assert paired(half).mean == pytest.approx(1.25)
 
 
 def test_one_seed_has_no_interval():
-    assert paired(cell([90], [91])) is None
+    assert paired(setting([90], [91])) is None
 
 
-def test_equal_gains_have_no_spread():
-    assert paired(cell([90, 91], [91, 92]))[1:] == (1, 0, 0)
-    assert paired(cell([90, 91], [90, 91]))[1:] == (0, 0, 1)
+@pytest.mark.parametrize(
+    ("base", "sup", "mean"),
+    [
+        ([90, 91], [91, 92], 1),
+        ([90, 91], [90, 91], 0),
+        ([90, 91, 92], [89, 90, 91], -1),
+        # One image of 355 more, by unequal floats: 0.2817 and 0.2816...
+        ([100 * 321 / 355, 100 * 322 / 355], [100 * 322 / 355, 100 * 323 / 355], 100 / 355),
+    ],
+)
+def test_equal_gains_give_neither_interval_nor_p(base, sup, mean):
+    test = paired(setting(base, sup))
+    assert (test.seeds, test.half_width, test.p_value) == (len(base), None, None)
+    assert test.mean == pytest.approx(mean)
+
+
+def test_one_image_of_a_million_in_one_of_a_hundred_seeds_is_a_spread():
+    gains = [1.0] * 99 + [1.0001]
+    test = paired(setting([90.0] * 100, [90 + gain for gain in gains]))
+    assert test.half_width > 0
+    assert 0 <= test.p_value < 1e-9
 
 
 def test_mean_and_deviation_by_hand():
     assert mean_and_deviation([1, 2, 6]) == (3, math.sqrt((4 + 1 + 9) / 2))
-    assert mean_and_deviation([5]) == (5, 0)
+    assert mean_and_deviation([5]) == (5, None)
 
 
-def test_a_cell_holds_every_kind_of_network_by_seed():
+def test_a_setting_holds_every_kind_of_network_by_seed():
     runs = [*pair("", 0, 90, 92), *pair("", 1, 91, 92.5), *pair("method=set", 0, 80, 81)]
     first, second = collect(runs)
     assert first.key == KEY
     assert second.key == KEY._replace(method="set")
-    assert first.host == pytest.approx({0: 90, 1: 91})
+    assert first.base == pytest.approx({0: 90, 1: 91})
     assert first.sup == pytest.approx({0: 92, 1: 92.5})  # the last superposition
     assert first.ticket == pytest.approx({0: 90, 1: 90.5})  # mean of its two tickets
     assert first.ensemble == pytest.approx({0: 93, 1: 93.5})
@@ -69,20 +87,20 @@ def test_networks_that_were_not_tested_are_left_out():
     assert only.ticket == pytest.approx({0: 91})
 
 
-def test_an_ablation_has_a_cell_for_every_value_and_one_host():
+def test_an_ablation_has_a_setting_for_every_value_and_one_base():
     runs = [summary("sup=false,seed=3", {"final": [90]})]
     for length in (12, 2, 4):
         runs.append(summary(f"cycle_epochs={length},seed=3", {"superposed": [80 + length]}))
-    cells = collect(runs)
-    assert [c.key.variant for c in cells] == [f"cycle_epochs={n}" for n in (2, 4, 12)]
-    assert [c.sup[3] for c in cells] == pytest.approx([82, 84, 92])
-    assert [c.host[3] for c in cells] == pytest.approx([90] * 3)
+    settings = collect(runs)
+    assert [s.key.variant for s in settings] == [f"cycle_epochs={n}" for n in (2, 4, 12)]
+    assert [s.sup[3] for s in settings] == pytest.approx([82, 84, 92])
+    assert [s.base[3] for s in settings] == pytest.approx([90] * 3)
 
 
-def test_what_concerns_the_host_divides_the_hosts_too():
+def test_what_concerns_the_base_method_divides_its_runs_too():
     runs = [*pair("batch_size=32", 0, 90, 91), *pair("batch_size=64", 0, 80, 82)]
-    cells = collect(runs)
-    assert [(c.key.variant, c.host[0], c.sup[0]) for c in cells] == [
+    settings = collect(runs)
+    assert [(s.key.variant, s.base[0], s.sup[0]) for s in settings] == [
         ("batch_size=32", pytest.approx(90), pytest.approx(91)),
         ("batch_size=64", pytest.approx(80), pytest.approx(82)),
     ]
@@ -116,5 +134,5 @@ def test_published_numbers_go_with_the_published_set_up_only():
     [known] = collect(published("sparsity=0.9", 0, 93, 94))
     assert known.published == (93.48, 93.81)
     for words in ("sparsity=0.85", "sparsity=0.9,epochs=200", "sparsity=0.9,average=caa"):
-        assert all(c.published is None for c in collect(published(words, 0, 93, 94)))
+        assert all(s.published is None for s in collect(published(words, 0, 93, 94)))
     assert collect(pair("", 0, 90, 91))[0].published is None
