@@ -192,7 +192,7 @@ def check_ticket(ticket: Ticket) -> None:
                 faults["NaN or infinite"] = ~np.isfinite(array)
                 if VARIANCES & set(name.split("/")) and field == "batch_stats":
                     with np.errstate(invalid="ignore"):
-                        faults["negative variances"] = array < 0
+                        faults["negative variances"] = array.real < 0
             for fault, places in faults.items():
                 if count := np.count_nonzero(places):
                     where = f"in {field} at {_cut(repr(name))}"
@@ -284,12 +284,12 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file beside `path` that takes its name once it is complete on disk."""
     stem = path.name if len(os.fsencode(path.name)) < 200 else path.name[:40]
     temporary = path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "xb") as file:  # never through a link that lies there
+    with open(temporary, "xb") as file:  # never through a link that lies there
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
