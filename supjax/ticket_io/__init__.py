@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supjax.checks import check_count
 from supjax.ticket_io.archive import MOST_TEXT, SMALL_TEXT, Archive, RefusedError, write
 from supjax.ticket_io.format import Header, pack, read_header, sha256, unpack, write_header
 from supjax.ticket_io.nodes import hang, leaf_names, plain, stored_names
@@ -47,7 +48,7 @@ def save_ticket(
         `nnx.State`, Equinox modules, ...), with array leaves of any numeric dtype; dict keys are
         strings, integers or tuples of them. Weights outside the masks must be zero. The file is
         data only: `load_ticket(path, like=params)` brings the node types back.
-      metadata: whatever JSON can hold, for example accuracy and configuration.
+      metadata: whatever JSON can hold (and NaN), for example accuracy and configuration.
 
     Raises:
       TypeError: another kind of leaf, key or metadata.
@@ -111,6 +112,8 @@ def load_ticket(
     ValueError: ... is no readable ticket: File is not a zip file: it is cut short, or ...
     """
     params, stats = (like.params, like.batch_stats) if isinstance(like, Ticket) else (like, None)
+    if max_bytes is not None:
+        check_count(max_bytes, "max_bytes")
     shown = _shown(path)
     with _opened(path) as file:
         with _explained(shown):
@@ -263,9 +266,8 @@ def _cut(text: str) -> str:
 
 def _opened(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading; a pipe without a writer is not waited for."""
-    return open(
-        os.fspath(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-    )
+    at_once = getattr(os, "O_NONBLOCK", 0)
+    return open(os.fspath(path), "rb", opener=lambda name, flags: os.open(name, flags | at_once))
 
 
 @contextlib.contextmanager
@@ -273,6 +275,8 @@ def _explained(shown: str) -> Iterator[None]:
     """Turn whatever a foreign or damaged file makes fail into one `ValueError` of one line."""
     try:
         yield
+    except MemoryError as error:
+        raise ValueError(f"{shown} needs more memory than there is: {error}") from error
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         advice = "" if isinstance(error, RefusedError) else ": copy it again or save it anew"

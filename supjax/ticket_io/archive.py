@@ -101,8 +101,9 @@ class Archive:
         info = self._checked(name)
         if count is not None and not 0 <= info.file_size - count * dtype.itemsize <= 1024:
             raise self._misfit(name, dtype, count)
+        buffer = bytearray(info.file_size)
         try:
-            buffer = self._decompress(info)
+            self._decompress(info, buffer)
         except Exception as error:
             raise RefusedError(
                 f"member {name!r} is damaged ({error or type(error).__name__}): copy the file again"
@@ -120,16 +121,15 @@ class Archive:
             raise self._misfit(name, dtype, found if count is None else count)
         return np.frombuffer(buffer, dtype, found, preamble.end())
 
-    def _decompress(self, info: zipfile.ZipInfo) -> bytearray:
-        buffer = bytearray(info.file_size)
+    def _decompress(self, info: zipfile.ZipInfo, buffer: bytearray) -> None:
         filled = 0
-        with self._zip.open(info) as member, memoryview(buffer) as view:
+        with self._zip.open(info) as member:
             while filled < len(buffer):
-                read = member.readinto(view[filled : filled + PIECE])  # and compares the CRC
-                if not read:
+                piece = member.read(min(PIECE, len(buffer) - filled))  # compares the CRC at the end
+                if not piece:
                     raise EOFError(f"it ends after {filled} of {len(buffer)} bytes")
-                filled += read
-        return buffer
+                buffer[filled : filled + len(piece)] = piece
+                filled += len(piece)
 
     def _checked(self, name: str) -> zipfile.ZipInfo:
         """Return what the directory says about a member, if it is possible in this file."""

@@ -188,7 +188,10 @@ def _as_array(path: str, leaf: Any) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.name not in DTYPES:
         got = type(leaf).__name__ if array.dtype.kind in "OUSV" else array.dtype.name
-        raise TypeError(f"leaves must be numeric arrays, got {got} at {path!r}")
+        raise TypeError(
+            f"leaves must be numeric arrays, got {got} at {path!r}: pass the weights alone, as "
+            "nnx.state(model, nnx.Param) or equinox.filter(model, equinox.is_array) gives them"
+        )
     return array.astype(DTYPES[array.dtype.name], copy=False)
 
 
@@ -278,7 +281,7 @@ def _record(entry: Any) -> Record:
             numbers = shape if kept is None else [*shape, kept]
             if name in DTYPES and all(type(n) is int and 0 <= n < 2**63 for n in numbers):
                 record = Record(DTYPES[name], tuple(shape), kept)
-                if record.stored <= record.size:
+                if record.stored <= record.size < 2**63:
                     return record
     raise ValueError(f"its header describes no leaf: {entry!r}")
 

@@ -80,8 +80,8 @@ def numbered(tree: PyTree, start: int) -> PyTree:
     >>> numbered({"b": "x", "a": ("y", None)}, 5)
     {'a': (5, None), 'b': 6}
     """
-    structure = jax.tree.structure(tree)
-    return structure.unflatten(range(start, start + structure.num_leaves))
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, range(start, start + len(leaves)))
 
 
 def encode(node: Any) -> Any:
@@ -167,4 +167,4 @@ def hang(leaves: list[Any], numbers: PyTree, like: PyTree | None) -> PyTree:
         return jax.tree.map(lambda number: leaves[number], numbers)
     stored, places = stored_names(numbers, "file"), leaf_names(like, "template")
     in_order = sorted(places, key=places.__getitem__)
-    return jax.tree.structure(like).unflatten([leaves[stored[path]] for path in in_order])
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[stored[path]] for path in in_order])

@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     """A ticket file as it was written."""
 
     content: bytes
-    bits: Any
+    ticket: Ticket
     metadata: Any
 
 
@@ -128,7 +128,7 @@ def samples(seed: int, folder: Path, count: int = 6) -> list[tuple[Sample, Sampl
             save_ticket(folder / "sample", ticket, metadata)
             content = (folder / "sample").read_bytes()
             content = as_version_1(content) if index % 3 == 2 else content
-            pair.append(Sample(content, bits(ticket), metadata))
+            pair.append(Sample(content, ticket, metadata))
         pairs.append((pair[0], pair[1]))
     return pairs
 
@@ -332,14 +332,14 @@ RARE = {"bombs": 5}
 """Slow classes: one round in so many."""
 
 
-def judged(path: Path, given: Try) -> str:
-    """Return "refused", "loaded", or what is bad about a try."""
+def judged(path: Path, given: Try, like: Ticket | None) -> str:
+    """Return "refused", "loaded", or what is bad about a try; it is loaded onto a template."""
     path.write_bytes(given.content)
     tracemalloc.start()
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            ticket, found = load_ticket(path), load_metadata(path)
+            ticket, found = load_ticket(path, like), load_metadata(path)
     except ValueError as error:
         text = str(error)
         if "\n" in text or not text.startswith(f"{path} ") or len(text) > 700:
@@ -358,7 +358,7 @@ def judged(path: Path, given: Try) -> str:
         return f"took {peak} bytes for a file of {len(given.content)}"
     if outcome == "loaded":
         if given.allowed is not None:
-            expected = [(sample.bits, repr(sample.metadata)) for sample in given.allowed]
+            expected = [(bits(s.ticket), repr(s.metadata)) for s in given.allowed]
             return outcome if (bits(ticket), repr(found)) in expected else "another ticket"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -387,8 +387,9 @@ def fuzz(
             if number % RARE.get(name, 1):
                 continue
             rng = random.Random(f"{seed} {name} {number}")
-            given = make(rng, rng.choice(pairs))
-            outcome = judged(path, given)
+            pair = rng.choice(pairs)
+            given = make(rng, pair)
+            outcome = judged(path, given, rng.choice([None, None, pair[0].ticket]))
             if outcome not in ("refused", "loaded"):
                 kept = folder / f"bad_{name.replace(' ', '_')}_{number}"
                 kept.write_bytes(given.content)

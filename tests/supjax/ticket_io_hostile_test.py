@@ -265,6 +265,13 @@ def long_member(content):
     return zipped({**members, "values.float32.npy": npy(bytes(1 << 26))}.items())
 
 
+def npy_shape(content):
+    members, name = unzipped(content), "values.float32.npy"
+    many = members[name].replace(b"(12,), }" + b" " * 9, b"(12000000000,), }")
+    assert many != members[name]
+    return zipped({**members, name: many}.items())
+
+
 def deep(content):
     members = unzipped(content)
     text = payload(members["header.npy"]).replace(b'"seed":0', b'"x":' + b"[" * 10**6)
@@ -281,7 +288,7 @@ BOMBS = {
     "a member's size": lambda c: claims(c, "values.float32.npy", 0xFFFFFFF0),
     "a deflated member's size": lambda c: claims(c, "masks.npy", 0xFFFFFFF0),
     "the digest's size": lambda c: claims(c, "digest.npy", 1 << 30),
-    "a npy shape": lambda c: c.replace(b"'shape': (12,)", b"'shape': (9" + b"9" * 9, 1),
+    "a npy shape": npy_shape,
     "a long text": long_text,
     "a long member": long_member,
     "deep JSON": deep,
@@ -317,6 +324,18 @@ def test_more_memory_is_given_on_request_and_where_the_network_is_as_large(tmp_p
         assert load_ticket(tmp_path / "wide", like=like).masks[0].shape == (weights,)
     with pytest.raises(ValueError, match="over 1000: if you trust it, pass max_bytes="):
         load_ticket(tmp_path / "wide", like=like, max_bytes=1000)
+    with pytest.raises(ValueError, match="max_bytes must be an integer of at least 1, got '1G'"):
+        load_ticket(tmp_path / "wide", max_bytes="1G")
+
+
+def test_too_little_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def zeros(*_):
+        raise MemoryError("Unable to allocate 28 GiB")
+
+    save_ticket(tmp_path / "t", *make(0))
+    monkeypatch.setattr(np, "zeros", zeros)
+    with pytest.raises(ValueError, match=r"t needs more memory than there is: Unable to alloc"):
+        load_ticket(tmp_path / "t")
 
 
 @pytest.mark.parametrize("kept", [0, 10])
