@@ -231,7 +231,7 @@ def _read_header(archive: Archive) -> Header:
     text = archive.read_text("header")
     header = read_header(text)
     dated = header.digests is not None
-    archive.check_members({"header", *header.members, *(["digest"] if dated else [])})
+    archive.check_members(["header", *header.members, *(["digest"] if dated else [])])
     if dated:
         digest = archive.read("digest", np.dtype(np.uint8), 32)
         if digest.tobytes().hex() != sha256(text):

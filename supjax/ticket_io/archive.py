@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -73,8 +73,8 @@ class Archive:
                 raise RefusedError(f"member {name!r} is not stored or deflated: save it anew")
             self._infos[name] = info
 
-    def check_members(self, expected: Collection[str]) -> None:
-        """Raise a `RefusedError` unless the file has these members and no others."""
+    def check_members(self, expected: Sequence[str]) -> None:
+        """Raise a `RefusedError`, naming the first, unless the file has just these members."""
         for name in [*self._infos, *expected]:
             if name not in expected or name not in self._infos:
                 fault = "an unknown" if name in self._infos else "no"
