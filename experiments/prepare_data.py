@@ -1,4 +1,4 @@
-"""Prepares an image set in TFDS's format, from the network or from a local copy.
+"""Prepare an image set in TFDS's format, from the network or from a local copy.
 
     python -m experiments.prepare_data --dataset=cifar10 --data_dir=~/tensorflow_datasets
     python -m experiments.prepare_data --dataset=cifar10 --from=cifar-10-python.tar.gz
@@ -18,7 +18,7 @@ from experiments.data.catalog import KNOWN_SETS, default_data_dir
 
 
 def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
-    """Writes one set in TFDS's format.
+    """Write one set in TFDS's format.
 
     Args:
       name: the set's name in TFDS; with a local copy any name.
@@ -54,7 +54,7 @@ def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; errors that the user can mend end it with one line."""
+    """Run the command; errors that the user can mend end it with one line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
     logging.set_verbosity(logging.WARNING)

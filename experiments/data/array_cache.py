@@ -21,7 +21,7 @@ _ABANDONED = 3600.0  # Seconds after which a half-written file belongs to no liv
 
 
 def load(folder: Path) -> dict[str, np.ndarray] | None:
-    """Reads the cached arrays of the prepared set in `folder`.
+    """Read the cached arrays of the prepared set in `folder`.
 
     Args:
       folder: `<data_dir>/<set>/<version>`.
@@ -41,7 +41,7 @@ def load(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays beside the prepared set, whole or not at all.
+    """Write the arrays beside the prepared set, whole or not at all.
 
     Args:
       folder: `<data_dir>/<set>/<version>`; if it cannot be written to, a warning says so.
@@ -61,7 +61,7 @@ def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def fingerprint_of(folder: Path) -> str | None:
-    """Returns a hash of the names and contents of a prepared set's files, None where it has none.
+    """Return a hash of the names and contents of a prepared set's files, None where it has none.
 
     Reading what is hashed takes about 0.1 s for CIFAR-10 and spares every doubt about dates.
     """

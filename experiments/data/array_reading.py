@@ -27,7 +27,7 @@ class WholeSet(NamedTuple):
 
 
 def read_whole(name: str, folder: Path) -> WholeSet:
-    """Reads a set whole; the arrays that this leaves beside it are read instead from then on.
+    """Read a set whole; the arrays that this leaves beside it are read instead from then on.
 
     Args:
       name: the set's name, for messages.

@@ -83,12 +83,12 @@ KNOWN_SETS: dict[str, ImageSet] = {
 
 
 def default_data_dir() -> Path:
-    """Returns TFDS's own default: `$TFDS_DATA_DIR`, or `tensorflow_datasets` in the home folder."""
+    """Return TFDS's own default: `$TFDS_DATA_DIR`, or `tensorflow_datasets` in the home folder."""
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
 
 
 def missing_message(name: str, data_dir: Path) -> str:
-    """Returns the one line that says how to get a set that is not prepared.
+    """Return the one line that says how to get a set that is not prepared.
 
     Args:
       name: the set.

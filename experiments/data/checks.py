@@ -8,7 +8,7 @@ class CorruptImageError(ValueError):
 
 
 def check_images(split: str, images: np.ndarray) -> np.ndarray:
-    """Returns the images with a channel axis.
+    """Return the images with a channel axis.
 
     Args:
       split: its name, for the message.
@@ -34,7 +34,7 @@ def check_images(split: str, images: np.ndarray) -> np.ndarray:
 
 
 def check_labels(split: str, labels: np.ndarray, count: int, num_classes: int) -> None:
-    """Checks that there is one label in range for every image.
+    """Check that there is one label in range for every image.
 
     Args:
       split: its name, for the message.

@@ -36,7 +36,7 @@ class _Frame(NamedTuple):
 
 
 def decode_crop(data: bytes, box: Box, size: int) -> np.ndarray:
-    """Decodes a part of an image and scales it to a square.
+    """Decode a part of an image and scale it to a square.
 
     Args:
       data: the file, JPEG or anything else that OpenCV reads.
@@ -58,7 +58,7 @@ def decode_crop(data: bytes, box: Box, size: int) -> np.ndarray:
 
 
 def decode_centre(data: bytes, shorter_side: int, size: int) -> np.ndarray:
-    """Decodes an image for evaluation: scaled to a shorter side, then the middle cut out.
+    """Decode an image for evaluation: scaled to a shorter side, then the middle cut out.
 
     Args:
       data: the file, JPEG or anything else that OpenCV reads.
@@ -79,7 +79,7 @@ def decode_centre(data: bytes, shorter_side: int, size: int) -> np.ndarray:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Returns `(height, width)` of an image file, from its header alone if it is a JPEG.
+    """Return `(height, width)` of an image file, from its header alone if it is a JPEG.
 
     Raises:
       CorruptImageError: if it is no image.
@@ -92,7 +92,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scales an image; close to Pillow's antialiased bilinear filter for factors up to two.
+    """Scale an image; close to Pillow's antialiased bilinear filter for factors up to two.
 
     Shrinking by f widens Pillow's triangle kernel to variance f^2 / 6; bilinear interpolation has
     1/6, and the taps (k, 1 - 2k, k) add 2k, hence k = (f^2 - 1) / 12.
@@ -123,7 +123,7 @@ def _scale_for(pixels: int, wanted: int) -> int:
 
 
 def _decode(data: bytes, scale: int, rows: int) -> np.ndarray:
-    """Decodes the first `rows` rows or more, at 1/scale of the size."""
+    """Decode the first `rows` rows or more, at 1/scale of the size."""
     if not data.startswith(_START_OF_IMAGE):
         image = _decode_other(data)
         return image if scale == 1 else image[::scale, ::scale]
@@ -153,7 +153,7 @@ def _decode_other(data: bytes) -> np.ndarray:
 
 
 def _read_frame(data: bytes) -> _Frame:
-    """Finds the frame header (ITU-T T.81, B.2.2)."""
+    """Find the frame header (ITU-T T.81, B.2.2)."""
     position = len(_START_OF_IMAGE)
     while position + 9 <= len(data):
         if data[position] != 0xFF:

@@ -27,7 +27,7 @@ def load_dataset(
     image_size: int = 224,
     on_corrupt: str = "skip",
 ) -> ArrayDataset | StreamedDataset:
-    """Loads an image-classification set.
+    """Load an image-classification set.
 
     Args:
       name: `digits`, or the name of any image set in TFDS (`cifar10`, `emnist/letters`), or of one
@@ -119,7 +119,7 @@ def _checked(title: str, split: Split, num_classes: int) -> Split:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation per channel of pixels scaled to 0..1, from exact counts."""
+    """Return mean and deviation per channel of pixels scaled to 0..1, from exact counts."""
     levels = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[-1]):

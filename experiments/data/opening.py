@@ -1,4 +1,4 @@
-"""Opens a prepared set for streaming."""
+"""Open a prepared set for streaming."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def open_streamed(
     image_size: int = 224,
     on_corrupt: str = "skip",
 ) -> StreamedDataset:
-    """Opens a prepared set for streaming.
+    """Open a prepared set for streaming.
 
     Args:
       name: the set's name.

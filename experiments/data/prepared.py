@@ -13,7 +13,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def find_prepared(name: str, data_dir: Path) -> Path:
-    """Returns the folder of a set's newest version.
+    """Return the folder of a set's newest version.
 
     Args:
       name: the set's name in TFDS, with its configuration if it has several (`emnist/letters`).
@@ -40,7 +40,7 @@ def find_prepared(name: str, data_dir: Path) -> Path:
 
 
 def open_prepared(folder: Path) -> Any:
-    """Returns TFDS's builder of the set in this folder; the import takes about a second.
+    """Return TFDS's builder of the set in this folder; the import takes about a second.
 
     Raises:
       ModuleNotFoundError: if TFDS is not installed.
@@ -56,7 +56,7 @@ def open_prepared(folder: Path) -> Any:
 
 
 def feature_names(name: str, builder: Any) -> tuple[str, str]:
-    """Returns the names of a set's image and label features.
+    """Return the names of a set's image and label features.
 
     Raises:
       ValueError: if it is no image-classification set.
@@ -71,13 +71,13 @@ def feature_names(name: str, builder: Any) -> tuple[str, str]:
 
 
 def given_label_names(label: Any) -> tuple[str, ...]:
-    """Returns the class names of a label feature, or none where TFDS only counts the classes."""
+    """Return the class names of a label feature, or none where TFDS only counts the classes."""
     numbers = [str(index) for index in range(label.num_classes)]
     return () if list(label.names) == numbers else tuple(label.names)
 
 
 def data_source(builder: Any, split: str, **kwargs: Any) -> Any:
-    """Returns random access to a split's examples.
+    """Return random access to a split's examples.
 
     Raises:
       ValueError: if the set was prepared in a format without random access.
@@ -92,7 +92,7 @@ def data_source(builder: Any, split: str, **kwargs: Any) -> Any:
 
 
 def skip_decoding() -> Any:
-    """Returns TFDS's decoder that leaves an image as the bytes of its file."""
+    """Return TFDS's decoder that leaves an image as the bytes of its file."""
     import tensorflow_datasets as tfds
 
     return tfds.decode.SkipDecoding()
@@ -105,7 +105,7 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _default_configuration(folder: Path) -> list[Path]:
-    """Returns the folder of the configuration that TFDS takes when none is named, if any."""
+    """Return the folder of the configuration that TFDS takes when none is named, if any."""
     metadata = folder / ".config" / "metadata.json"
     if not metadata.exists():
         return []

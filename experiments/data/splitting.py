@@ -24,7 +24,7 @@ class SplitRoles(NamedTuple):
 
 
 def split_roles(name: str, available: Collection[str], validation_size: int | None) -> SplitRoles:
-    """Returns what the splits of a set are used for.
+    """Return what the splits of a set are used for.
 
     Sets whose only labelled evaluation examples are called `validation`, as those of ImageNet, are
     tested on them.
@@ -56,7 +56,7 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
 def divide(
     count: int, validation_size: int | None = None, train_size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divides the examples `0 ... count - 1` by one fixed permutation.
+    """Divide the examples `0 ... count - 1` by one fixed permutation.
 
     Args:
       count: examples of the training split.

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def read_source(path: str | Path) -> Source:
-    """Reads a local copy of an image set, whatever its form.
+    """Read a local copy of an image set, whatever its form.
 
     Args:
       path: an original CIFAR archive (binary or python version), an `.npz` of arrays, or a folder:

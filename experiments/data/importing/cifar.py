@@ -18,7 +18,7 @@ _CIFAR100 = {"train": ["train"], "test": ["test"]}
 
 
 def read_cifar_archive(path: Path) -> Source:
-    """Reads `cifar-10-*.tar.gz` or `cifar-100-*.tar.gz`.
+    """Read `cifar-10-*.tar.gz` or `cifar-100-*.tar.gz`.
 
     Args:
       path: the archive; whether it is CIFAR-10 or CIFAR-100, in the binary or the python version,
@@ -43,7 +43,7 @@ def read_cifar_archive(path: Path) -> Source:
 
 
 def read_cifar_files(files: Mapping[str, bytes]) -> Source:
-    """Reads the batch files that a CIFAR archive unpacks to.
+    """Read the batch files that a CIFAR archive unpacks to.
 
     Args:
       files: `file name -> content`; further files are ignored.
@@ -114,7 +114,7 @@ def _label_names(files: Mapping[str, bytes], coarse: bool) -> tuple[str, ...] | 
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers and refuses everything else."""
+    """Unpickle NumPy arrays and plain containers and refuse everything else."""
 
     _ALLOWED = {  # noqa: RUF012  (never mutated)
         "_reconstruct": np.ndarray(0).__reduce__()[0],

@@ -37,7 +37,7 @@ DOWNLOADS: dict[str, FileReader] = {
 
 
 def download(urls: Iterable[str], manager: Any) -> dict[str, Path]:
-    """Downloads files, checked against TFDS's own hashes and cached in its folder `downloads`.
+    """Download files, checked against TFDS's own hashes and cached in its folder `downloads`.
 
     Args:
       urls: of the files; their last parts are the file names.
@@ -58,7 +58,7 @@ def download(urls: Iterable[str], manager: Any) -> dict[str, Path]:
 
 
 def check_reachable(urls: Iterable[str]) -> None:
-    """Raises at once where a download would only fail after minutes of retries.
+    """Raise at once where a download would only fail after minutes of retries.
 
     Args:
       urls: of the files.

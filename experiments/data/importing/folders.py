@@ -11,7 +11,7 @@ _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 
 
 def read_class_folders(folder: Path) -> Source:
-    """Lists `train/<class>/*`, `val/<class>/*` and `test/<class>/*`; files are read when asked for.
+    """List `train/<class>/*`, `val/<class>/*` and `test/<class>/*`; files are read when asked for.
 
     Args:
       folder: holds `train` and any of `val` (or `validation`) and `test`.
@@ -61,7 +61,7 @@ def _list_split(folder: Path, names: list[str]) -> SourceSplit:
 
 
 def as_plain_jpeg(data: bytes) -> bytes:
-    """Returns the bytes if they are an RGB or greyscale JPEG, else the image encoded as one."""
+    """Return the bytes if they are an RGB or greyscale JPEG, else the image encoded as one."""
     from PIL import Image  # Only importing files of images needs Pillow.
 
     with Image.open(io.BytesIO(data)) as image:

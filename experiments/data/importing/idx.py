@@ -15,7 +15,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_idx_files(files: Mapping[str, Path]) -> Source:
-    """Reads `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, each plain or gzipped.
+    """Read `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, each plain or gzipped.
 
     Args:
       files: `file name -> path`; further files are ignored.
@@ -35,7 +35,7 @@ def read_idx_files(files: Mapping[str, Path]) -> Source:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads one IDX file of unsigned bytes.
+    """Read one IDX file of unsigned bytes.
 
     Args:
       path: the file, plain or gzipped.

@@ -8,7 +8,7 @@ from experiments.data.importing.source import Source, array_source
 
 
 def read_npz(path: Path) -> Source:
-    """Reads a set from one `.npz` file.
+    """Read a set from one `.npz` file.
 
     Args:
       path: holds `<split>_images`, uint8 `[N, H, W]` or `[N, H, W, C]`, and `<split>_labels`,

@@ -51,7 +51,7 @@ def array_source(
     label_names: Sequence[str] | None = None,
     extra: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Source:
-    """Returns the source over arrays that are already in memory.
+    """Return the source over arrays that are already in memory.
 
     Args:
       arrays: `split -> (images, labels)`; uint8 images `[N, H, W]` or `[N, H, W, C]` and integer

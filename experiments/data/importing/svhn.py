@@ -11,7 +11,7 @@ _SPLITS = ("train", "test", "extra")
 
 
 def read_svhn_files(files: Mapping[str, Path]) -> Source:
-    """Reads `train_32x32.mat`, `test_32x32.mat` and, if it is there, `extra_32x32.mat`.
+    """Read `train_32x32.mat`, `test_32x32.mat` and, if it is there, `extra_32x32.mat`.
 
     Args:
       files: `file name -> path`; further files are ignored.

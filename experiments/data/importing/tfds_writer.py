@@ -1,4 +1,4 @@
-"""Writes a `Source` as a prepared TFDS set (array_record files), without TensorFlow."""
+"""Write a `Source` as a prepared TFDS set (array_record files), without TensorFlow."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ _PROGRESS_DELAY = 0.2  # Seconds; what fails at once shows no progress.
 def write_tfds(
     name: str, source: Source | FileReader, data_dir: str | Path, num_shards: int = 0
 ) -> Path:
-    """Writes the source as the prepared TFDS set `name`, so that `tfds.data_source` reads it.
+    """Write the source as the prepared TFDS set `name`, so that `tfds.data_source` reads it.
 
     A set that TFDS knows is written under its version, with its features and in the order in
     which TFDS's own builder would write the same examples (by the MD5 hash of split and key), so
@@ -52,7 +52,7 @@ def write_tfds(
 
 
 def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
-    """Lets TFDS's own builder download and prepare the set; most builders need TensorFlow.
+    """Let TFDS's own builder download and prepare the set; most builders need TensorFlow.
 
     Args:
       name: the set's name in TFDS, with its configuration if it has several (`emnist/letters`).
@@ -95,7 +95,7 @@ def _prepare(build: Callable[..., Any], data_dir: str | Path, *, downloads: bool
 
 @contextlib.contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Holds the set's lock, which ends with the process, and removes what killed runs left.
+    """Hold the set's lock, which ends with the process, and remove what killed runs left.
 
     TFDS writes into a folder `incomplete.*` and renames it at the end, so a set is whole or absent.
     """
@@ -113,7 +113,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 def _builder_class(
     name: str, source: Source | FileReader, num_shards: int, progress: tqdm.tqdm
 ) -> type:
-    """Returns TFDS's builder of this name, or a plain one, that reads `source` instead."""
+    """Return TFDS's builder of this name, or a plain one, that reads `source` instead."""
     import tensorflow_datasets as tfds
 
     def shard_iterators(builder: Any, manager: Any) -> Any:
@@ -165,7 +165,7 @@ def _new_info(builder: Any, source: Source) -> Any:
 
 
 def _check_fits(name: str, source: Source, features: Any) -> None:
-    """Raises ValueError where the set's features differ from the source's; sets class names."""
+    """Raise ValueError where the set's features differ from the source's; set class names."""
     shape, label = tuple(features["image"].shape), features["label"]
     if source.image_shape and None not in shape and source.image_shape != shape:
         raise ValueError(f"{name} has images of shape {shape}, the source {source.image_shape}")
@@ -181,7 +181,7 @@ def _check_fits(name: str, source: Source, features: Any) -> None:
 def _shards(
     split: str, examples: SourceSplit, features: Any, num_shards: int, progress: tqdm.tqdm
 ) -> list[Callable[[], Iterator[tuple[int | str, Features]]]]:
-    """Returns one generator of examples a shard, in the order of TFDS's hashed keys."""
+    """Return one generator of examples a shard, in the order of TFDS's hashed keys."""
     count = len(examples.keys)
     order = sorted(range(count), key=lambda index: _hash_key(split, examples.keys[index]))
     num_shards = num_shards or min(count, 1 + examples.num_bytes // SHARD_BYTES)
@@ -200,7 +200,7 @@ def _hash_key(split: str, key: int | str) -> bytes:
 
 
 def _complete(example: Features, features: Any) -> Features:
-    """Returns the set's very features: the image encoded, what the source lacks as 'not given'."""
+    """Return the set's very features: the image encoded, what the source lacks as 'not given'."""
     image = example["image"]
     if isinstance(image, np.ndarray):
         image = _encode_png(image)
