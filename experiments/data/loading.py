@@ -8,12 +8,11 @@ from experiments.data import array_cache
 from experiments.data.array_reading import WholeSet, read_whole
 from experiments.data.arrays import ArrayDataset
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
-from experiments.data.checks import check_images, check_labels
 from experiments.data.digits import load_digits
 from experiments.data.prepared import feature_names, find_prepared, open_prepared
 from experiments.data.splitting import divide, split_roles
 from experiments.data.streaming import StreamedDataset
-from experiments.data.types import Augmentation, Split
+from experiments.data.types import Augmentation
 
 
 def load_dataset(
@@ -49,7 +48,8 @@ def load_dataset(
 
     Raises:
       FileNotFoundError: if the set is not prepared, with the command that prepares it.
-      ValueError: if there is no such set, or it or a size is unusable.
+      ValueError: if there is no such set, or it or a size is unusable; `DataError` if its files are
+        the cause.
     """
     if name == "digits":
         content = load_digits()
@@ -86,10 +86,7 @@ def _in_memory(
     train_size: int | None,
     augmentation: Augmentation | None,
 ) -> ArrayDataset:
-    splits = {
-        split: _checked(f"{name} {split}", arrays, content.num_classes)
-        for split, arrays in content.splits.items()
-    }
+    splits = content.splits
     roles = split_roles(name, splits, validation_size)
     test, train = splits[roles.test], splits["train"]
     kept, held_out = divide(train.size, 0 if roles.validation else validation_size, train_size)
@@ -110,12 +107,6 @@ def _in_memory(
         test=test,
         augmentation=augmentation or (known.augmentation if known else Augmentation()),
     )
-
-
-def _checked(title: str, split: Split, num_classes: int) -> Split:
-    images = check_images(title, split.images)
-    check_labels(title, split.labels, len(images), num_classes)
-    return Split(images, split.labels.astype(np.int32))
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

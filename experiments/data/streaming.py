@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.data.checks import CorruptImageError
+from experiments.data.checks import CorruptImageError, DataError
 from experiments.data.threaded import Loaded, load_batches
 from experiments.data.types import WHOLE, Batch, ImageDataset, Shard
 
@@ -197,7 +197,7 @@ class StreamedDataset(ImageDataset):
     def _read(self, split: str, position: int) -> tuple[bytes, int]:
         data, label = self.examples[split].read(position)
         if not 0 <= label < self.num_classes:
-            raise ValueError(
+            raise DataError(
                 f"label {label} of {self._place(split, position)} is outside"
                 f" 0..{self.num_classes - 1}"
             )

@@ -7,13 +7,14 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from experiments.data.checks import DataError
 from experiments.data.importing.downloads import FileReader, check_reachable, download
 from experiments.data.importing.source import Features, Source, SourceSplit
 from experiments.data.prepared import given_label_names
@@ -75,6 +76,16 @@ def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
             raise ValueError("TensorFlow Datasets has no set of this name") from error
 
     return _prepare(build, data_dir, downloads=True)
+
+
+def known_originals(name: str) -> Mapping[str, Any]:
+    """Return TFDS's `url -> (size, checksum, filename)` of a set's original files, if it has any."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_cls(name).url_infos or {}
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        return {}
 
 
 def _prepare(build: Callable[..., Any], data_dir: str | Path, *, downloads: bool) -> Path:
@@ -165,17 +176,17 @@ def _new_info(builder: Any, source: Source) -> Any:
 
 
 def _check_fits(name: str, source: Source, features: Any) -> None:
-    """Raise ValueError where the set's features differ from the source's; set class names."""
+    """Raise DataError where the set's features differ from the source's; set class names."""
     shape, label = tuple(features["image"].shape), features["label"]
     if source.image_shape and None not in shape and source.image_shape != shape:
-        raise ValueError(f"{name} has images of shape {shape}, the source {source.image_shape}")
+        raise DataError(f"{name} has images of shape {shape}, the source {source.image_shape}")
     if source.num_classes > label.num_classes:
-        raise ValueError(f"{name} has {label.num_classes} classes, the source {source.num_classes}")
+        raise DataError(f"{name} has {label.num_classes} classes, the source {source.num_classes}")
     names = source.label_names or ()
     if not given_label_names(label) and len(names) == label.num_classes:
         label.names = list(names)
     if unknown := set(names) - set(label.names):
-        raise ValueError(f"{name} has no classes named {sorted(unknown)[:5]}")
+        raise DataError(f"{name} has no classes named {sorted(unknown)[:5]}")
 
 
 def _shards(
