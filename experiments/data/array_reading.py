@@ -67,9 +67,7 @@ def read_whole(name: str, folder: Path) -> WholeSet:
         return WholeSet(splits, num_classes, names)
 
 
-def _checked(
-    title: str, split: str, arrays: Mapping[str, np.ndarray], num_classes: int
-) -> Split:
+def _checked(title: str, split: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> Split:
     """Return a split whose types, shapes and labels are those of an image-classification set."""
     if missing := {f"{split}_images", f"{split}_labels"} - set(arrays):
         raise DataError(f"lacks {some(missing)}")

@@ -83,6 +83,7 @@ class Limited(io.RawIOBase):
     """
 
     def __init__(self, stream: Readable, limit: int) -> None:
+        super().__init__()
         self.stream, self.limit, self._left = stream, limit, limit
 
     def readable(self) -> bool:
@@ -98,7 +99,7 @@ class Limited(io.RawIOBase):
         data = self.stream.read(PIECE if size < 0 else min(size, PIECE))
         self._left -= len(data)
         if self._left < 0:
-            raise DataError(f"unpacks to more than {self.limit >> 20} MiB, too much for this set")
+            raise DataError(f"has more than {self.limit} bytes, too many for this set")
         return data
 
     def drain(self) -> None:

@@ -5,6 +5,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _read_array(stream: Readable, size: int) -> np.ndarray:
     if count * dtype.itemsize != size - 8 - len(header):
         raise DataError(f"declares {dtype} {shape}, but has {size - 8 - len(header)} bytes")
     array = np.empty(count, dtype)
-    view = memoryview(array.view(np.uint8))
+    view: Any = memoryview(array.view(np.uint8))  # type: ignore[arg-type]
     for at in range(0, len(view), PIECE):
         piece = stream.read(min(PIECE, len(view) - at))
         if len(piece) < min(PIECE, len(view) - at):

@@ -15,6 +15,7 @@ from experiments.data.checks import (
     some,
 )
 from experiments.data.files import regular_size
+from experiments.data.seal import check_seal
 
 INFO_FILE = "dataset_info.json"
 _AGAIN = "remove the folder and prepare the set again"
@@ -64,9 +65,7 @@ def open_prepared(folder: Path) -> Any:
             f" without it only a set with {array_cache.FILE_NAME} can be read"
         ) from error
     with naming(folder, _AGAIN):
-        for description in sorted(folder.glob("*.json")):
-            if regular_size(description) > _DESCRIPTION_BYTES:
-                raise DataError(f"has a {description.name} of more than 16 MiB; {_AGAIN}")
+        check_seal(folder)
         return tfds.builder_from_directory(str(folder))
 
 

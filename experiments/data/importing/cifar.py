@@ -2,6 +2,7 @@
 
 import tarfile
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -47,10 +48,10 @@ _META_BYTES = 1 << 20
 
 
 def _most_bytes() -> dict[str, int]:
-    most = {}
+    most: dict[str, int] = {}
     for layout in (_CIFAR10, _CIFAR100):
         most |= {layout.meta: _META_BYTES, layout.text: _META_BYTES}
-        for name in sum(layout.batches.values(), []):
+        for name in chain.from_iterable(layout.batches.values()):
             most |= {name: layout.most, f"{name}.bin": layout.most}
     return most
 
@@ -93,7 +94,7 @@ def read_cifar_archive(path: Path) -> Source:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 seen.append(name)
-                archive.members.clear()  # Which would grow with every member.
+                archive.members.clear()  # type: ignore[attr-defined]  # Else it grows without end.
                 if len(seen) > _MEMBERS:
                     raise DataError(f"it has more than {_MEMBERS} members")
                 if not member.isfile() or name not in _MOST_BYTES:
@@ -160,7 +161,9 @@ def read_cifar_files(
                     for name in members:
                         with naming(name + suffix):
                             parts.append(parse(contents[name + suffix], coarse))
-                    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+                    joined = {
+                        key: np.concatenate([part[key] for part in parts]) for key in parts[0]
+                    }
                     images = joined.pop("images").reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
                     arrays[split] = (np.ascontiguousarray(images), joined.pop("labels"))
                     extra[split] = joined
@@ -205,9 +208,12 @@ def _integers(key: bytes, values: Any, count: int) -> np.ndarray:
     if isinstance(values, np.ndarray):
         if values.shape == (count,) and values.dtype.kind in "iu":
             return values
-    elif isinstance(values, list | tuple) and len(values) == count:
-        if all(type(value) is int and abs(value) < 1 << 31 for value in values):
-            return np.array(values, np.int64)
+    elif (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(type(value) is int and abs(value) < 1 << 31 for value in values)
+    ):
+        return np.array(values, np.int64)
     raise DataError(f"{key.decode()} must be {count} integers, got {_described(values)}")
 
 

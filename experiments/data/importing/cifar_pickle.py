@@ -55,7 +55,17 @@ def _nothing() -> Any:
 
 
 class _Reader(pickle._Unpickler):
-    """The reader in Python, for the sake of its memo."""
+    """The reader in Python, for the sake of its memo, and without the operation that reserves.
+
+    Attributes:
+      dispatch: what each operation does.
+    """
+
+    dispatch = {  # noqa: RUF012  (never mutated)
+        code: operation
+        for code, operation in pickle._Unpickler.dispatch.items()
+        if code != ord(pickle.BYTEARRAY8)
+    }
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
@@ -75,7 +85,6 @@ class _Reader(pickle._Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return self._encode
         raise pickle.UnpicklingError(f"a CIFAR batch holds no {module}.{name}")
-
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
         """Return Python 3's way to write bytes as text; together no more than the pickle has."""
@@ -104,7 +113,9 @@ def unpickle(data: bytes) -> dict[bytes, Any]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"is no CIFAR batch ({type(error).__name__}: {str(error)[:200]})") from error
+        raise DataError(
+            f"is no CIFAR batch ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"is no CIFAR batch: it holds a {type(content).__name__}, not a dictionary")
     return {

@@ -45,7 +45,9 @@ def read_class_folders(folder: Path) -> Source:
 
 def _classes(folder: Path) -> list[str]:
     return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
     )
 
 
@@ -54,7 +56,8 @@ def _list_split(folder: Path, names: list[str], *, complete: bool) -> SourceSpli
     if unknown:
         shown = [str(name) for name in unknown[:5]]
         raise DataError(f"{folder.name} has classes that train lacks: {shown}")
-    files, num_bytes, empty = [], 0, []
+    files: list[tuple[str, str]] = []
+    num_bytes, empty = 0, []
     for name in names:
         before = len(files)
         entries = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
@@ -113,7 +116,9 @@ def as_plain_jpeg(data: bytes) -> bytes:
                 if image.format == "JPEG" and image.mode in ("RGB", "L"):
                     return data
                 if image.mode.startswith(_DEEP):
-                    raise DataError(f"has more than 8 bits a channel ({image.mode}); save it with 8")
+                    raise DataError(
+                        f"has more than 8 bits a channel ({image.mode}); save it with 8"
+                    )
                 if image.format == "PNG":
                     image.verify()  # After which the file must be opened anew.
             with Image.open(io.BytesIO(data)) as image:

@@ -66,13 +66,11 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         if len(header) < 4 + 4 * axes:
             raise DataError("is cut short in its header")
         shape = struct.unpack(f">{axes}I", header[4:])
-        limit = unpacked_limit(regular_size(path))
-        if math.prod(shape) > limit:
+        if math.prod(shape) > unpacked_limit(regular_size(path)):
             raise DataError(f"declares {math.prod(shape) >> 20} MiB, more than its size allows")
-        data = read_all(stream, limit)
-        if len(data) != math.prod(shape):
-            problem = "is cut short" if len(data) < math.prod(shape) else "is too long"
-            raise DataError(f"{problem}: shape {shape} but {len(data)} bytes")
+        data = read_all(stream, math.prod(shape))
+        if len(data) < math.prod(shape):
+            raise DataError(f"is cut short: shape {shape} but {len(data)} bytes")
         return np.frombuffer(data, np.uint8).reshape(shape)
 
 

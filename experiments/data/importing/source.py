@@ -101,9 +101,7 @@ def array_source(
     ((4, 4, 1), 2, 1)
     """
     images = {name: _checked_images(name, pair[0]) for name, pair in arrays.items()}
-    labels = {
-        name: check_labels(name, pair[1], len(images[name])) for name, pair in arrays.items()
-    }
+    labels = {name: check_labels(name, pair[1], len(images[name])) for name, pair in arrays.items()}
     if num_classes is None:
         num_classes = len(label_names) if label_names else count_classes(labels.values())
     splits = {}

@@ -18,6 +18,7 @@ from experiments.data.checks import DataError
 from experiments.data.importing.downloads import FileReader, check_reachable, download
 from experiments.data.importing.source import Features, Source, SourceSplit
 from experiments.data.prepared import given_label_names
+from experiments.data.seal import write_seal
 
 NEW_SET_VERSION = "1.0.0"  # Of the sets that TFDS does not know.
 SHARD_BYTES = 128 << 20  # One shard at a time is held in memory.
@@ -79,7 +80,7 @@ def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
 
 
 def known_originals(name: str) -> Mapping[str, Any]:
-    """Return TFDS's `url -> (size, checksum, filename)` of a set's original files, if it has any."""
+    """Return TFDS's `url -> (size, checksum, filename)` of a set's original files, if any."""
     import tensorflow_datasets as tfds
 
     try:
@@ -101,6 +102,7 @@ def _prepare(build: Callable[..., Any], data_dir: str | Path, *, downloads: bool
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
+        write_seal(folder)
     return folder
 
 

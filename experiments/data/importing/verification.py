@@ -37,5 +37,7 @@ def _kind(path: Path, source: Source, by_size: Mapping[int, set[str]], names: se
             return "verified, the original by TFDS's SHA-256"
     other = "another file than TFDS's original of that name" if path.name in names else ""
     if path in source.unchecked:
-        return f"not verified, {other or 'for there is no checksum to compare'} (damage may go unseen)"
+        return (
+            f"not verified, {other or 'for there is no checksum to compare'} (damage may go unseen)"
+        )
     return f"not verified, {other or 'for TFDS knows no hash of it'} (its own checksum is right)"
