@@ -1,4 +1,4 @@
-"""Refusing files and arrays that cannot be used, with one line that says which, why and what to do."""
+"""Refusing files and arrays that cannot be used, in one line: which, why, and what to do."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from experiments.errors import RunError
 MAX_CLASSES = 100_000
 """More classes than any image set has; a larger number is a mistake or an attack on memory."""
 
-_VERBS = {"cannot", "declares", "does", "has", "holds", "is", "lacks", "must", "unpacks"}
+_VERBS = {"cannot", "declares", "does", "has", "holds", "is", "lacks", "must", "needs"}
 _LINE = 600  # Characters of a message at most.
 _NAME = 100  # Characters of a class name at most.
 
@@ -63,7 +63,7 @@ def naming(what: object, advice: str = "get it again") -> Iterator[None]:
       advice: what to do when a library cannot read it.
 
     Raises:
-      DataError: for every exception but a missing package; in one line.
+      DataError: for every exception but `MissingPackageError`; in one line.
 
     >>> with naming("a.npz"), naming("x"):
     ...     raise EOFError
@@ -73,7 +73,7 @@ def naming(what: object, advice: str = "get it again") -> Iterator[None]:
     """
     try:
         yield
-    except ImportError:
+    except MissingPackageError:
         raise
     except Exception as error:
         reason = _reason(error) or f"is cut short or damaged ({one_line(error)[:200]}); {advice}"
@@ -86,6 +86,8 @@ def _reason(error: Exception) -> str | None:
     """Return what an exception says for itself, None if it is a library's about damaged data."""
     if isinstance(error, DataError):
         return str(error)
+    if isinstance(error, ImportError):
+        return f"needs the package {error.name}, which is not installed"
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     if isinstance(error, OSError) and error.strerror:

@@ -65,6 +65,10 @@ def open_prepared(folder: Path) -> Any:
             f" without it only a set with {array_cache.FILE_NAME} can be read"
         ) from error
     with naming(folder, _AGAIN):
+        for entry in folder.iterdir():
+            if not entry.is_dir():
+                with naming(entry.name, _AGAIN):
+                    regular_size(entry)  # Opening a pipe would wait for ever.
         check_seal(folder)
         return tfds.builder_from_directory(str(folder))
 

@@ -54,6 +54,11 @@ def _nothing() -> Any:
     raise DataError("calls for an array without a shape")
 
 
+def _no_bytes() -> bytes:
+    """Return Python 3's empty bytes, which the pickles of Python 2 write as a call."""
+    return b""
+
+
 class _Reader(pickle._Unpickler):
     """The reader in Python, for the sake of its memo, and without the operation that reserves.
 
@@ -82,6 +87,8 @@ class _Reader(pickle._Unpickler):
                 return {"_reconstruct": _Array, "dtype": _Type}[name]
             if name == "ndarray":
                 return _nothing
+        if (module, name) in (("__builtin__", "bytes"), ("builtins", "bytes")):
+            return _no_bytes
         if (module, name) == ("_codecs", "encode"):
             return self._encode
         raise pickle.UnpicklingError(f"a CIFAR batch holds no {module}.{name}")

@@ -21,7 +21,7 @@ _COMPRESSED, _MATRIX = 15, 14
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
 _NUMBERS |= {12: "i8", 13: "u8"}
 _NUMERIC_CLASSES = range(6, 16)
-_COMPLEX = 0x0800
+_NOT_REAL = 0x0A00  # Complex or logical.
 _START = 4096  # Bytes of a variable that hold its class, shape and name.
 
 
@@ -137,7 +137,7 @@ class _Parts:
 
     def array(self) -> np.ndarray:
         """Return the variable's values, which come behind its name."""
-        if self.flags & 0xFF not in _NUMERIC_CLASSES or self.flags & _COMPLEX:
+        if self.flags & 0xFF not in _NUMERIC_CLASSES or self.flags & _NOT_REAL:
             raise DataError("holds no real numbers")
         values = self._numbers(self._next())
         if min(self.shape, default=-1) < 0 or math.prod(self.shape) != len(values):

@@ -84,7 +84,8 @@ def array_source(
     Args:
       arrays: `split -> (images, labels)`; uint8 images `[N, H, W]` or `[N, H, W, C]` and integer
         labels `[N]` or `[N, 1]`.
-      num_classes: number of classes; if None and without names, labels must be `0 ... K - 1`.
+      num_classes: number of classes; if None and without names, the labels of `train` must be
+        exactly `0 ... K - 1`.
       label_names: one name a class.
       extra: `split -> feature -> values [N]`, further features of every example.
       files: see `Source`.
@@ -103,7 +104,8 @@ def array_source(
     images = {name: _checked_images(name, pair[0]) for name, pair in arrays.items()}
     labels = {name: check_labels(name, pair[1], len(images[name])) for name, pair in arrays.items()}
     if num_classes is None:
-        num_classes = len(label_names) if label_names else count_classes(labels.values())
+        trained = {"train": labels["train"]} if "train" in labels else labels
+        num_classes = len(label_names) if label_names else count_classes(trained.values())
     splits = {}
     for name in arrays:
         check_labels(name, labels[name], len(images[name]), num_classes)
