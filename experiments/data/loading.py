@@ -8,9 +8,10 @@ from experiments.data import array_cache
 from experiments.data.array_reading import WholeSet, read_whole
 from experiments.data.arrays import ArrayDataset
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
+from experiments.data.checks import naming
 from experiments.data.digits import load_digits
 from experiments.data.prepared import feature_names, find_prepared, open_prepared
-from experiments.data.splitting import divide, split_roles
+from experiments.data.splitting import SplitRoles, divide, split_roles
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Augmentation
 
@@ -51,6 +52,7 @@ def load_dataset(
       ValueError: if there is no such set, or it or a size is unusable; `DataError` if its files are
         the cause.
     """
+    place: str | Path = name
     if name == "digits":
         content = load_digits()
     else:
@@ -67,8 +69,10 @@ def load_dataset(
                 image_size=image_size,
                 on_corrupt=on_corrupt,
             )
-        content = read_whole(name, folder)
-    return _in_memory(name, content, validation_size, train_size, augmentation)
+        place, content = folder, read_whole(name, folder)
+    with naming(place):
+        roles = split_roles(name, content.splits, validation_size)
+    return _in_memory(name, content, roles, validation_size, train_size, augmentation)
 
 
 def _must_stream(name: str, folder: Path) -> bool:
@@ -82,12 +86,12 @@ def _must_stream(name: str, folder: Path) -> bool:
 def _in_memory(
     name: str,
     content: WholeSet,
+    roles: SplitRoles,
     validation_size: int | None,
     train_size: int | None,
     augmentation: Augmentation | None,
 ) -> ArrayDataset:
     splits = content.splits
-    roles = split_roles(name, splits, validation_size)
     test, train = splits[roles.test], splits["train"]
     kept, held_out = divide(train.size, 0 if roles.validation else validation_size, train_size)
     validation = splits[roles.validation] if roles.validation else train.take(held_out)

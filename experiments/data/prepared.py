@@ -15,7 +15,7 @@ from experiments.data.checks import (
     some,
 )
 from experiments.data.files import regular_size
-from experiments.data.seal import check_seal
+from experiments.data.seal import DESCRIPTIONS, check_seal
 
 INFO_FILE = "dataset_info.json"
 _AGAIN = "remove the folder and prepare the set again"
@@ -68,8 +68,9 @@ def open_prepared(folder: Path) -> Any:
         for entry in folder.iterdir():
             if not entry.is_dir():
                 with naming(entry.name, _AGAIN):
-                    regular_size(entry)  # Opening a pipe would wait for ever.
-        check_seal(folder)
+                    size = regular_size(entry)  # Opening a pipe would wait for ever.
+                    if entry.suffix in DESCRIPTIONS and size > _DESCRIPTION_BYTES:
+                        raise DataError(f"has more than {_DESCRIPTION_BYTES >> 20} MiB; {_AGAIN}")
         return tfds.builder_from_directory(str(folder))
 
 
@@ -133,6 +134,9 @@ def data_source(builder: Any, split: str, **kwargs: Any) -> PreparedSplit:
                 f"{builder.data_dir} is not in array_record format;"
                 " prepare the set with experiments.prepare_data in another data_dir"
             ) from error
+    with naming(builder.data_dir, _AGAIN):
+        check_seal(Path(builder.data_dir))
+    with naming(place, _AGAIN):
         from array_record.python.array_record_module import ArrayRecordReader
 
         for part in builder.info.splits[split].file_instructions:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.data.catalog import KNOWN_SETS
+from experiments.data.checks import DataError
 
 VALIDATION_SHARE = 10
 _SEED = 2205  # Fixed: all runs choose by the same examples, whatever their own seed.
@@ -38,7 +39,7 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
       The roles.
 
     Raises:
-      ValueError: if there is nothing to train on or nothing to test on.
+      DataError: if there is nothing to train on or nothing to test on.
 
     >>> split_roles("imagenet2012", ["train", "validation", "test"], None)
     SplitRoles(test='validation', validation=None)
@@ -48,7 +49,7 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
     else:
         test = "test" if "test" in available else "validation"
     if "train" not in available or test not in available:
-        raise ValueError(f"{name} needs a train and a {test} split, it has {sorted(available)}")
+        raise DataError(f"{name} needs a train and a {test} split, it has {sorted(available)}")
     own = validation_size is None and test != "validation" and "validation" in available
     return SplitRoles(test, "validation" if own else None)
 

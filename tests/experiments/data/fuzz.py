@@ -11,6 +11,7 @@ declares) is bad.
 
 import argparse
 import contextlib
+import faulthandler
 import hashlib
 import io
 import logging
@@ -31,6 +32,8 @@ from experiments.data.checks import DataError
 from experiments.data.importing import read_source
 from experiments.data.importing.source import Source
 from tests.experiments.data import odd_sets
+
+_HANGS = 120.0  # Seconds after which a try waits for something that never comes.
 
 MOST_MEMORY = 64 << 20
 """Bytes that reading one of these tiny sets may take, whatever its headers say."""
@@ -86,6 +89,7 @@ def attempt(path: Path, form: odd_sets.Form, expected: tuple, damage: odd_sets.D
     measured = damage.name == "huge sizes"  # For measuring makes reading many times slower.
     if measured:
         tracemalloc.start()
+    faulthandler.dump_traceback_later(_HANGS, exit=True, file=sys.__stderr__)
     try:
         found, unverified = read(path, form)
     except (DataError, FileNotFoundError, ValueError) as error:
@@ -102,6 +106,7 @@ def attempt(path: Path, form: odd_sets.Form, expected: tuple, damage: odd_sets.D
             outcome = Outcome(True, "unverified")
         else:
             outcome = Outcome(False, "other images without a word")
+    faulthandler.cancel_dump_traceback_later()
     if measured:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
