@@ -1,4 +1,4 @@
-"""Prepares an image set in TFDS's format, from the network or from a local copy.
+"""Prepare an image set in TFDS's format, from the network or from a local copy.
 
     python -m experiments.prepare_data --dataset=cifar10 --data_dir=~/tensorflow_datasets
     python -m experiments.prepare_data --dataset=cifar10 --from=cifar-10-python.tar.gz
@@ -7,23 +7,35 @@
 Interrupting it leaves nothing that a later run would take for the whole set.
 """
 
+import contextlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
+from experiments.data.checks import DataError, one_line
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_TOLD = (ValueError, RuntimeError, OSError, ImportError)
 
 
-def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
-    """Writes one set in TFDS's format.
+def prepare(
+    name: str,
+    data_dir: Path,
+    local_copy: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """Write one set in TFDS's format.
 
     Args:
       name: the set's name in TFDS; with a local copy any name.
       data_dir: TFDS's data directory.
       local_copy: what `importing.read_source` reads; None downloads.
+      say: called when the set is there, with what is to be known of the local copy.
 
     Returns:
       The folder of the prepared set.
@@ -33,8 +45,20 @@ def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
     """
     if name == "digits":
         raise ValueError("there is nothing to do, it comes with scikit-learn")
-    if local_copy is not None:
-        return importing.write_tfds(name, importing.read_source(local_copy), data_dir)
+    if local_copy is not None and not _NAME.fullmatch(name):
+        raise ValueError("with --from, a name is a letter, then letters, digits and _")
+    with _one_line_errors():
+        if local_copy is not None:
+            known = KNOWN_SETS.get(name)
+            source = importing.read_source(local_copy, known.num_classes if known else None)
+            folder = importing.write_tfds(name, source, data_dir)
+            for line in importing.describe_copy(source, importing.known_originals(name)):
+                say(line)
+            return folder
+        return _download(name, data_dir)
+
+
+def _download(name: str, data_dir: Path) -> Path:
     if name == "imagenet2012":
         raise ValueError(
             f"its licence asks for registration; get it ({KNOWN_SETS[name].download}), unpack it"
@@ -53,21 +77,38 @@ def prepare(name: str, data_dir: Path, local_copy: Path | None = None) -> Path:
         ) from error
 
 
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Let errors of one line through; what a library says in more becomes one."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, DataError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, DataError):  # TFDS wraps what its readers raise.
+            raise DataError(str(cause)) from error
+        if isinstance(error, _TOLD) and one_line(error) == str(error):
+            raise
+        raise RuntimeError(one_line(error)) from error
+
+
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; errors that the user can mend end it with one line."""
+    """Run the command; errors that the user can mend end it with one line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     name, given = flags.FLAGS.dataset, flags.FLAGS["from"].value
     data_dir = Path(flags.FLAGS.data_dir or default_data_dir()).expanduser()
     local_copy = Path(given).expanduser() if given else None
+    lines: list[str] = []
     try:
-        folder = prepare(name, data_dir, local_copy)
+        folder = prepare(name, data_dir, local_copy, lines.append)
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing was prepared")
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        sys.exit(f"cannot prepare {name}: {error}")
-    print(f"{name} is prepared in {folder}")
+    except _TOLD as error:
+        sys.exit(f"cannot prepare {one_line(name)}: {error}")
+    print(*lines, f"{name} is prepared in {folder}", sep="\n")
 
 
 def run() -> None:

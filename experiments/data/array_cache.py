@@ -9,39 +9,52 @@ import os
 import tempfile
 import time
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from experiments.data.checks import DataError, naming, some
+from experiments.data.npz_file import read_arrays
+
 FILE_NAME = "arrays.npz"
+_ALWAYS = {"num_classes", "label_names"}
 _TEMPORARY_PREFIX = ".arrays-"
 _ABANDONED = 3600.0  # Seconds after which a half-written file belongs to no living process.
 
 
 def load(folder: Path) -> dict[str, np.ndarray] | None:
-    """Reads the cached arrays of the prepared set in `folder`.
+    """Read the cached arrays of the prepared set in `folder`.
 
     Args:
       folder: `<data_dir>/<set>/<version>`.
 
     Returns:
-      The arrays, or None if there are none, they are damaged, or the prepared set beside them is
-      another one than they were read from (its files are hashed). Arrays alone are taken as given.
+      The arrays, or None if there are none, or the prepared set beside them is another one than
+      they were read from (its files are hashed), or they are damaged and can be made anew of it.
+
+    Raises:
+      DataError: if the arrays are damaged and there is no prepared set beside them.
     """
-    try:
-        with (folder / FILE_NAME).open("rb") as content, np.load(content) as file:
-            fingerprint = fingerprint_of(folder)
-            if fingerprint is not None and str(file["fingerprint"]) != fingerprint:
-                return None
-            return {key: file[key] for key in file.files if key != "fingerprint"}
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    path = folder / FILE_NAME
+    if not path.exists() and not path.is_symlink():
         return None
+    fingerprint = fingerprint_of(folder)
+    try:
+        with naming(path, advice="copy it again from where the set was prepared"):
+            arrays = read_arrays(path, lambda name: True)
+            if missing := _ALWAYS - set(arrays):
+                raise DataError(f"lacks {some(sorted(missing))}")
+    except DataError:
+        if fingerprint is None:
+            raise
+        return None
+    made_from = str(arrays.pop("fingerprint", ""))
+    return arrays if fingerprint in (None, made_from) else None
 
 
 def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays beside the prepared set, whole or not at all.
+    """Write the arrays beside the prepared set, whole or not at all.
 
     Args:
       folder: `<data_dir>/<set>/<version>`; if it cannot be written to, a warning says so.
@@ -61,7 +74,7 @@ def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def fingerprint_of(folder: Path) -> str | None:
-    """Returns a hash of the names and contents of a prepared set's files, None where it has none.
+    """Return a hash of the names and contents of a prepared set's files, None where it has none.
 
     Reading what is hashed takes about 0.1 s for CIFAR-10 and spares every doubt about dates.
     """
@@ -69,7 +82,7 @@ def fingerprint_of(folder: Path) -> str | None:
     files = sorted(
         file
         for file in folder.iterdir()
-        if file.name != FILE_NAME and not file.name.startswith(".")
+        if file.name != FILE_NAME and not file.name.startswith(".") and file.is_file()
     )
     for file in files:
         with file.open("rb") as content:

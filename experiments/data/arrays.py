@@ -43,7 +43,7 @@ class ArrayDataset(ImageDataset):
             )
 
     def split(self, name: str) -> Split:
-        """Returns the split `train`, `validation` or `test`.
+        """Return the split `train`, `validation` or `test`.
 
         Raises:
           ValueError: if it is none of them, or has no examples.
@@ -52,7 +52,7 @@ class ArrayDataset(ImageDataset):
         return getattr(self, name)
 
     def eval_batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Yields every example of a split once, un-augmented, in order.
+        """Yield every example of a split once, un-augmented, in order.
 
         Args:
           split: `train`, `validation` or `test`.
@@ -68,7 +68,7 @@ class ArrayDataset(ImageDataset):
 
 
 def stack_batches(split: Split, batch_size: int, shard: Shard = WHOLE) -> Batch:
-    """Cuts a split into equal batches, the last one padded with examples of weight 0.
+    """Cut a split into equal batches, the last one padded with examples of weight 0.
 
     Args:
       split: host arrays.
@@ -96,7 +96,7 @@ def stack_batches(split: Split, batch_size: int, shard: Shard = WHOLE) -> Batch:
 
 
 def epoch_permutation(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
-    """Returns the order of the training examples in one epoch.
+    """Return the order of the training examples in one epoch.
 
     Args:
       key: typed PRNG key of the run's data; not consumed, the epoch is folded in.
@@ -121,7 +121,7 @@ def train_batch(
     augmentation: Augmentation,
     shard: Shard = WHOLE,
 ) -> Batch:
-    """Gathers and augments one training batch, or one device's share of it.
+    """Gather and augment one training batch, or one device's share of it.
 
     The draws are made for the whole batch and then cut, so that one device and many see the same
     images to the last bit. Nothing is remembered between calls: a run that resumes at a step needs

@@ -27,7 +27,7 @@ class Draws(NamedTuple):
 
 
 def draw(key: jax.Array, batch_size: int, augmentation: Augmentation) -> Draws:
-    """Draws the augmentation of a whole batch: offsets uniform in 0 ... 2 pad, flips with 1/2.
+    """Draw the augmentation of a whole batch: offsets uniform in 0 ... 2 pad, flips with 1/2.
 
     Args:
       key: typed PRNG key; consumed.
@@ -45,7 +45,7 @@ def draw(key: jax.Array, batch_size: int, augmentation: Augmentation) -> Draws:
 
 
 def take_shard(draws: Draws, shard: Shard) -> Draws:
-    """Returns one share of a batch's draws, so that no example's draw depends on the devices."""
+    """Return one share of a batch's draws, so that no example's draw depends on the devices."""
     size = shard.size(len(draws.flips))
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard.index * size, size), draws
@@ -53,7 +53,7 @@ def take_shard(draws: Draws, shard: Shard) -> Draws:
 
 
 def apply(images: jax.Array, draws: Draws, augmentation: Augmentation) -> jax.Array:
-    """Pads, cuts the window at its offset and mirrors it.
+    """Pad, cut the window at its offset and mirror it.
 
     Args:
       images: uint8 `[B, H, W, C]`.
@@ -86,6 +86,6 @@ def apply(images: jax.Array, draws: Draws, augmentation: Augmentation) -> jax.Ar
 
 
 def _reflect(index: jax.Array, size: int) -> jax.Array:
-    """Mirrors indices at the first and the last pixel, which are not repeated."""
+    """Mirror indices at the first and the last pixel, which are not repeated."""
     index = jnp.abs(index)
     return jnp.where(index < size, index, 2 * (size - 1) - index)

@@ -12,6 +12,7 @@ class ImageSet:
     """A known set.
 
     Attributes:
+      num_classes: labels are `0 ... num_classes - 1`.
       mean: per channel, of pixels scaled to 0..1; METHOD's values for CIFAR and ImageNet's usual.
       std: per channel, likewise.
       augmentation: what training images go through unless the configuration says otherwise.
@@ -20,6 +21,7 @@ class ImageSet:
       test_split: the TFDS split to report on.
     """
 
+    num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
@@ -30,30 +32,35 @@ class ImageSet:
 
 KNOWN_SETS: dict[str, ImageSet] = {
     "cifar10": ImageSet(
+        num_classes=10,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
         augmentation=Augmentation(pad=4, flip=True),
         download="162 MiB from www.cs.toronto.edu",
     ),
     "cifar100": ImageSet(
+        num_classes=100,
         mean=(0.50708, 0.48655, 0.44092),
         std=(0.26733, 0.25644, 0.27615),
         augmentation=Augmentation(pad=4, flip=True),
         download="161 MiB from www.cs.toronto.edu",
     ),
     "digits": ImageSet(
+        num_classes=10,
         mean=(0.3052,),
         std=(0.3760,),
         augmentation=Augmentation(pad=1),
         download="nothing: it comes with scikit-learn",
     ),
     "fashion_mnist": ImageSet(
+        num_classes=10,
         mean=(0.2860,),
         std=(0.3530,),
         augmentation=Augmentation(pad=2, flip=True),
         download="30 MiB from fashion-mnist.s3-website.eu-central-1.amazonaws.com",
     ),
     "imagenet2012": ImageSet(
+        num_classes=1000,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         augmentation=Augmentation(flip=True),
@@ -62,18 +69,21 @@ KNOWN_SETS: dict[str, ImageSet] = {
         test_split="validation",  # The labels of the test split are secret.
     ),
     "kmnist": ImageSet(
+        num_classes=10,
         mean=(0.1918,),
         std=(0.3483,),
         augmentation=Augmentation(pad=2),
         download="20 MiB from codh.rois.ac.jp",
     ),
     "mnist": ImageSet(
+        num_classes=10,
         mean=(0.1307,),
         std=(0.3081,),
         augmentation=Augmentation(pad=2),
         download="11 MiB from storage.googleapis.com",
     ),
     "svhn_cropped": ImageSet(
+        num_classes=10,
         mean=(0.4377, 0.4438, 0.4728),
         std=(0.1980, 0.2010, 0.1970),
         augmentation=Augmentation(),
@@ -83,12 +93,12 @@ KNOWN_SETS: dict[str, ImageSet] = {
 
 
 def default_data_dir() -> Path:
-    """Returns TFDS's own default: `$TFDS_DATA_DIR`, or `tensorflow_datasets` in the home folder."""
+    """Return TFDS's own default: `$TFDS_DATA_DIR`, or `tensorflow_datasets` in the home folder."""
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
 
 
 def missing_message(name: str, data_dir: Path) -> str:
-    """Returns the one line that says how to get a set that is not prepared.
+    """Return the one line that says how to get a set that is not prepared.
 
     Args:
       name: the set.

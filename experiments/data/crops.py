@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 
 def random_resized_box(rng: np.random.Generator, height: int, width: int) -> Box:
-    """Draws the crop of torchvision's `RandomResizedCrop`.
+    """Draw the crop of torchvision's `RandomResizedCrop`.
 
     Area a ~ U(0.08, 1) * height * width and log ratio r ~ U(log 3/4, log 4/3) give a box of
     round(sqrt(a r)) columns and round(sqrt(a / r)) rows, placed uniformly; after 10 draws that do
@@ -61,7 +61,7 @@ def random_resized_box(rng: np.random.Generator, height: int, width: int) -> Box
 
 
 def centre_box(height: int, width: int, rows: int, columns: int) -> Box:
-    """Returns the box of `rows` x `columns` pixels in the middle of an image.
+    """Return the box of `rows` x `columns` pixels in the middle of an image.
 
     Args:
       height: of the image, in pixels.
@@ -79,7 +79,7 @@ def centre_box(height: int, width: int, rows: int, columns: int) -> Box:
 
 
 def shorter_side_size(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """Returns the size of an image that is scaled to a given shorter side.
+    """Return the size of an image that is scaled to a given shorter side.
 
     Args:
       height: of the image, in pixels.

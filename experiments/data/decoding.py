@@ -26,7 +26,7 @@ class SquareDecoder:
         cv2.setNumThreads(1)  # Images are decoded in parallel, not the parts of one.
 
     def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
-        """Returns a random-resized crop (see `crops`), mirrored with probability 1/2.
+        """Return a random-resized crop (see `crops`), mirrored with probability 1/2.
 
         Args:
           data: the image file.
@@ -41,7 +41,7 @@ class SquareDecoder:
         return cv2.flip(image, 1) if mirrored else image
 
     def evaluate(self, data: bytes) -> np.ndarray:
-        """Returns the middle of the image, scaled as published: 224 of a shorter side of 256.
+        """Return the middle of the image, scaled as published: 224 of a shorter side of 256.
 
         Args:
           data: the image file.

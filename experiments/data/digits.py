@@ -10,7 +10,7 @@ _PIXEL_MAX = 16.0
 
 
 def load_digits() -> WholeSet:
-    """Loads the digits with a fixed test split.
+    """Load the digits with a fixed test split.
 
     The j-th example of every class, in the order of the set, is a test example where j % 5 == 4:
     the same examples on every machine, and every class in proportion.

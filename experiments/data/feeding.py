@@ -13,7 +13,7 @@ from experiments.data.types import Batch
 def prefetch_to_device(
     batches: Iterable[Batch], *, devices: Sequence[jax.Device] | None = None, ahead: int = 2
 ) -> Iterator[Batch]:
-    """Moves batches to the devices before they are asked for; transfers overlap with computation.
+    """Move batches to the devices before they are asked for; transfers overlap with computation.
 
     Args:
       batches: host batches of this process.

@@ -11,13 +11,14 @@ Three savings over decoding an image and resizing a part of it, none of which ne
   area averaging, at a fraction of either's cost.
 """
 
+import io
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from experiments.data.checks import CorruptImageError
+from experiments.data.checks import CorruptImageError, one_line
 from experiments.data.crops import Box, centre_box, shorter_side_size
 
 _START_OF_IMAGE = b"\xff\xd8"
@@ -26,6 +27,7 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL_MARKERS = frozenset({0xC0, 0xC1})  # Rows come in order; progressive scans do not.
 _MARGIN_ROWS = 16  # Chroma upsampling looks into the next block of at most 16 rows.
 _SCALES = (8, 4, 2)
+_MOST_PIXELS = 100_000_000  # Of an image; ImageNet's largest has 61 million.
 
 
 class _Frame(NamedTuple):
@@ -36,7 +38,7 @@ class _Frame(NamedTuple):
 
 
 def decode_crop(data: bytes, box: Box, size: int) -> np.ndarray:
-    """Decodes a part of an image and scales it to a square.
+    """Decode a part of an image and scale it to a square.
 
     Args:
       data: the file, JPEG or anything else that OpenCV reads.
@@ -58,7 +60,7 @@ def decode_crop(data: bytes, box: Box, size: int) -> np.ndarray:
 
 
 def decode_centre(data: bytes, shorter_side: int, size: int) -> np.ndarray:
-    """Decodes an image for evaluation: scaled to a shorter side, then the middle cut out.
+    """Decode an image for evaluation: scaled to a shorter side, then the middle cut out.
 
     Args:
       data: the file, JPEG or anything else that OpenCV reads.
@@ -79,7 +81,7 @@ def decode_centre(data: bytes, shorter_side: int, size: int) -> np.ndarray:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Returns `(height, width)` of an image file, from its header alone if it is a JPEG.
+    """Return `(height, width)` of an image file, from its header alone if it is a JPEG.
 
     Raises:
       CorruptImageError: if it is no image.
@@ -92,7 +94,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scales an image; close to Pillow's antialiased bilinear filter for factors up to two.
+    """Scale an image; close to Pillow's antialiased bilinear filter for factors up to two.
 
     Shrinking by f widens Pillow's triangle kernel to variance f^2 / 6; bilinear interpolation has
     1/6, and the taps (k, 1 - 2k, k) add 2k, hence k = (f^2 - 1) / 12.
@@ -123,7 +125,7 @@ def _scale_for(pixels: int, wanted: int) -> int:
 
 
 def _decode(data: bytes, scale: int, rows: int) -> np.ndarray:
-    """Decodes the first `rows` rows or more, at 1/scale of the size."""
+    """Decode the first `rows` rows or more, at 1/scale of the size."""
     if not data.startswith(_START_OF_IMAGE):
         image = _decode_other(data)
         return image if scale == 1 else image[::scale, ::scale]
@@ -144,16 +146,32 @@ def _decode(data: bytes, scale: int, rows: int) -> np.ndarray:
 
 
 def _decode_other(data: bytes) -> np.ndarray:
+    from PIL import Image  # Reads the size from the header; only few files are no JPEG.
+
     image = None
-    if data:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            _check_size(opened.height, opened.width)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except CorruptImageError:
+        raise
+    except Exception as error:  # Pillow and OpenCV raise almost anything about damaged files.
+        raise CorruptImageError(
+            f"neither a JPEG file nor any other image: {one_line(error)[:200]}"
+        ) from error
     if image is None:
         raise CorruptImageError("neither a JPEG file nor any other image")
     return image
 
 
+def _check_size(height: int, width: int) -> None:
+    """Refuse a header that would have more memory reserved than any photograph needs."""
+    if height * width > _MOST_PIXELS:
+        raise CorruptImageError(f"the image declares {height}x{width} pixels")
+
+
 def _read_frame(data: bytes) -> _Frame:
-    """Finds the frame header (ITU-T T.81, B.2.2)."""
+    """Find the frame header (ITU-T T.81, B.2.2)."""
     position = len(_START_OF_IMAGE)
     while position + 9 <= len(data):
         if data[position] != 0xFF:
@@ -166,6 +184,7 @@ def _read_frame(data: bytes) -> _Frame:
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
             if height and width:
+                _check_size(height, width)
                 return _Frame(height, width, position + 5, marker in _SEQUENTIAL_MARKERS)
             break
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")

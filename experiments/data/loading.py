@@ -8,12 +8,12 @@ from experiments.data import array_cache
 from experiments.data.array_reading import WholeSet, read_whole
 from experiments.data.arrays import ArrayDataset
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
-from experiments.data.checks import check_images, check_labels
+from experiments.data.checks import naming
 from experiments.data.digits import load_digits
 from experiments.data.prepared import feature_names, find_prepared, open_prepared
-from experiments.data.splitting import divide, split_roles
+from experiments.data.splitting import SplitRoles, divide, split_roles
 from experiments.data.streaming import StreamedDataset
-from experiments.data.types import Augmentation, Split
+from experiments.data.types import Augmentation
 
 
 def load_dataset(
@@ -27,7 +27,7 @@ def load_dataset(
     image_size: int = 224,
     on_corrupt: str = "skip",
 ) -> ArrayDataset | StreamedDataset:
-    """Loads an image-classification set.
+    """Load an image-classification set.
 
     Args:
       name: `digits`, or the name of any image set in TFDS (`cifar10`, `emnist/letters`), or of one
@@ -49,8 +49,10 @@ def load_dataset(
 
     Raises:
       FileNotFoundError: if the set is not prepared, with the command that prepares it.
-      ValueError: if there is no such set, or it or a size is unusable.
+      ValueError: if there is no such set, or it or a size is unusable; `DataError` if its files are
+        the cause.
     """
+    place: str | Path = name
     if name == "digits":
         content = load_digits()
     else:
@@ -67,8 +69,10 @@ def load_dataset(
                 image_size=image_size,
                 on_corrupt=on_corrupt,
             )
-        content = read_whole(name, folder)
-    return _in_memory(name, content, validation_size, train_size, augmentation)
+        place, content = folder, read_whole(name, folder)
+    with naming(place):
+        roles = split_roles(name, content.splits, validation_size)
+    return _in_memory(name, content, roles, validation_size, train_size, augmentation)
 
 
 def _must_stream(name: str, folder: Path) -> bool:
@@ -82,15 +86,12 @@ def _must_stream(name: str, folder: Path) -> bool:
 def _in_memory(
     name: str,
     content: WholeSet,
+    roles: SplitRoles,
     validation_size: int | None,
     train_size: int | None,
     augmentation: Augmentation | None,
 ) -> ArrayDataset:
-    splits = {
-        split: _checked(f"{name} {split}", arrays, content.num_classes)
-        for split, arrays in content.splits.items()
-    }
-    roles = split_roles(name, splits, validation_size)
+    splits = content.splits
     test, train = splits[roles.test], splits["train"]
     kept, held_out = divide(train.size, 0 if roles.validation else validation_size, train_size)
     validation = splits[roles.validation] if roles.validation else train.take(held_out)
@@ -112,14 +113,8 @@ def _in_memory(
     )
 
 
-def _checked(title: str, split: Split, num_classes: int) -> Split:
-    images = check_images(title, split.images)
-    check_labels(title, split.labels, len(images), num_classes)
-    return Split(images, split.labels.astype(np.int32))
-
-
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation per channel of pixels scaled to 0..1, from exact counts."""
+    """Return mean and deviation per channel of pixels scaled to 0..1, from exact counts."""
     levels = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[-1]):

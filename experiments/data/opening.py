@@ -1,10 +1,11 @@
-"""Opens a prepared set for streaming."""
+"""Open a prepared set for streaming."""
 
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.catalog import KNOWN_SETS
+from experiments.data.checks import naming
 from experiments.data.decoding import SquareDecoder
 from experiments.data.prepared import (
     data_source,
@@ -26,7 +27,7 @@ def open_streamed(
     image_size: int = 224,
     on_corrupt: str = "skip",
 ) -> StreamedDataset:
-    """Opens a prepared set for streaming.
+    """Open a prepared set for streaming.
 
     Args:
       name: the set's name.
@@ -46,7 +47,8 @@ def open_streamed(
         raise ValueError(f"image_size must be positive, got {image_size}")
     builder = open_prepared(folder)
     image_key, label_key = feature_names(name, builder)
-    roles = split_roles(name, builder.info.splits, validation_size)
+    with naming(folder):
+        roles = split_roles(name, builder.info.splits, validation_size)
     decoders = {image_key: skip_decoding()}
 
     def examples(split: str, index: np.ndarray | None = None) -> Examples:

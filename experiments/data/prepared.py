@@ -7,13 +7,24 @@ from typing import Any
 
 from experiments.data import array_cache
 from experiments.data.catalog import KNOWN_SETS, missing_message
+from experiments.data.checks import (
+    DataError,
+    MissingPackageError,
+    check_num_classes,
+    naming,
+    some,
+)
+from experiments.data.files import regular_size
+from experiments.data.seal import DESCRIPTIONS, check_seal
 
 INFO_FILE = "dataset_info.json"
+_AGAIN = "remove the folder and prepare the set again"
+_DESCRIPTION_BYTES = 16 << 20
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def find_prepared(name: str, data_dir: Path) -> Path:
-    """Returns the folder of a set's newest version.
+    """Return the folder of a set's newest version.
 
     Args:
       name: the set's name in TFDS, with its configuration if it has several (`emnist/letters`).
@@ -40,59 +51,106 @@ def find_prepared(name: str, data_dir: Path) -> Path:
 
 
 def open_prepared(folder: Path) -> Any:
-    """Returns TFDS's builder of the set in this folder; the import takes about a second.
+    """Return TFDS's builder of the set in this folder; the import takes about a second.
 
     Raises:
-      ModuleNotFoundError: if TFDS is not installed.
+      MissingPackageError: if TFDS is not installed.
+      DataError: if the set's description is damaged.
     """
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"reading {folder} needs tensorflow_datasets (pip install 'supjax[experiments]');"
             f" without it only a set with {array_cache.FILE_NAME} can be read"
         ) from error
-    return tfds.builder_from_directory(str(folder))
+    with naming(folder, _AGAIN):
+        for entry in folder.iterdir():
+            if not entry.is_dir():
+                with naming(entry.name, _AGAIN):
+                    size = regular_size(entry)  # Opening a pipe would wait for ever.
+                    if entry.suffix in DESCRIPTIONS and size > _DESCRIPTION_BYTES:
+                        raise DataError(f"has more than {_DESCRIPTION_BYTES >> 20} MiB; {_AGAIN}")
+        return tfds.builder_from_directory(str(folder))
 
 
 def feature_names(name: str, builder: Any) -> tuple[str, str]:
-    """Returns the names of a set's image and label features.
+    """Return the names of a set's image and label features.
 
     Raises:
-      ValueError: if it is no image-classification set.
+      DataError: if it is no image-classification set.
     """
-    features = builder.info.features
-    keys = builder.info.supervised_keys or ("image", "label")
-    if len(keys) == 2 and all(key in features for key in keys):
-        image, label = keys
-        if hasattr(features[image], "encoding_format") and hasattr(features[label], "num_classes"):
-            return image, label
-    raise ValueError(f"{name} is no image-classification set: its features are {sorted(features)}")
+    with naming(builder.data_dir, _AGAIN):
+        features = builder.info.features
+        keys = builder.info.supervised_keys or ("image", "label")
+        if len(keys) == 2 and all(key in features for key in keys):
+            image, label = keys
+            if hasattr(features[image], "encoding_format") and hasattr(
+                features[label], "num_classes"
+            ):
+                check_num_classes(features[label].num_classes)
+                return image, label
+        raise DataError(f"{name} is no image-classification set: its features are {some(features)}")
 
 
 def given_label_names(label: Any) -> tuple[str, ...]:
-    """Returns the class names of a label feature, or none where TFDS only counts the classes."""
+    """Return the class names of a label feature, or none where TFDS only counts the classes."""
     numbers = [str(index) for index in range(label.num_classes)]
     return () if list(label.names) == numbers else tuple(label.names)
 
 
-def data_source(builder: Any, split: str, **kwargs: Any) -> Any:
-    """Returns random access to a split's examples.
+class PreparedSplit:
+    """Random access to the examples of a split; errors name its place.
+
+    Attributes:
+      source: TFDS's data source.
+      place: folder and split, for messages.
+    """
+
+    def __init__(self, source: Any, place: str) -> None:
+        self.source, self.place = source, place
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        with naming(f"{self.place}, example {index}", _AGAIN):
+            return self.source[index]
+
+
+def data_source(builder: Any, split: str, **kwargs: Any) -> PreparedSplit:
+    """Return random access to a split's examples.
 
     Raises:
-      ValueError: if the set was prepared in a format without random access.
+      DataError: if the set was prepared in a format without random access, a file of it is missing
+        or damaged, or does not have the number of examples that the set's description says.
     """
-    try:
-        return builder.as_data_source(split=split, **kwargs)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{builder.data_dir} is not in array_record format;"
-            " prepare the set with experiments.prepare_data in another data_dir"
-        ) from error
+    place = f"{builder.data_dir}, split {split}"
+    with naming(place, _AGAIN):
+        try:
+            source = builder.as_data_source(split=split, **kwargs)
+        except NotImplementedError as error:
+            raise DataError(
+                f"{builder.data_dir} is not in array_record format;"
+                " prepare the set with experiments.prepare_data in another data_dir"
+            ) from error
+    with naming(builder.data_dir, _AGAIN):
+        check_seal(Path(builder.data_dir))
+    with naming(place, _AGAIN):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        for part in builder.info.splits[split].file_instructions:
+            there = ArrayRecordReader(str(part.filename)).num_records()
+            if there != part.examples_in_shard:
+                raise DataError(
+                    f"has {there} examples in {Path(part.filename).name}, but its description"
+                    f" says {part.examples_in_shard}; {_AGAIN}"
+                )
+        return PreparedSplit(source, place)
 
 
 def skip_decoding() -> Any:
-    """Returns TFDS's decoder that leaves an image as the bytes of its file."""
+    """Return TFDS's decoder that leaves an image as the bytes of its file."""
     import tensorflow_datasets as tfds
 
     return tfds.decode.SkipDecoding()
@@ -105,11 +163,14 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _default_configuration(folder: Path) -> list[Path]:
-    """Returns the folder of the configuration that TFDS takes when none is named, if any."""
+    """Return the folder of the configuration that TFDS takes when none is named, if any."""
     metadata = folder / ".config" / "metadata.json"
     if not metadata.exists():
         return []
-    return [folder / json.loads(metadata.read_text())["default_config_name"]]
+    with naming(metadata, _AGAIN):
+        if regular_size(metadata) > _DESCRIPTION_BYTES:
+            raise DataError(f"has more than 16 MiB; {_AGAIN}")
+        return [folder / json.loads(metadata.read_text())["default_config_name"]]
 
 
 def _is_known(name: str) -> bool:

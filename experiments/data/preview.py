@@ -23,7 +23,7 @@ _INCHES, _DPI = 0.9, 110
 
 
 def augmented(dataset: ArrayDataset | StreamedDataset, seed: int = 0) -> np.ndarray:
-    """Returns examples as they are evaluated and as they are trained on.
+    """Return examples as they are evaluated and as they are trained on.
 
     Args:
       dataset: the set; its first training examples are shown.
@@ -57,7 +57,7 @@ def augmented(dataset: ArrayDataset | StreamedDataset, seed: int = 0) -> np.ndar
 
 
 def draw(dataset: ArrayDataset | StreamedDataset, path: Path, seed: int = 0) -> Path:
-    """Writes the picture.
+    """Write the picture.
 
     Args:
       dataset: the set.
@@ -98,7 +98,7 @@ def _streamed_row(dataset: StreamedDataset, position: int, seed: int) -> np.ndar
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
     logging.set_verbosity(logging.WARNING)

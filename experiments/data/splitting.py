@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.data.catalog import KNOWN_SETS
+from experiments.data.checks import DataError
 
 VALIDATION_SHARE = 10
 _SEED = 2205  # Fixed: all runs choose by the same examples, whatever their own seed.
@@ -24,7 +25,7 @@ class SplitRoles(NamedTuple):
 
 
 def split_roles(name: str, available: Collection[str], validation_size: int | None) -> SplitRoles:
-    """Returns what the splits of a set are used for.
+    """Return what the splits of a set are used for.
 
     Sets whose only labelled evaluation examples are called `validation`, as those of ImageNet, are
     tested on them.
@@ -38,7 +39,7 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
       The roles.
 
     Raises:
-      ValueError: if there is nothing to train on or nothing to test on.
+      DataError: if there is nothing to train on or nothing to test on.
 
     >>> split_roles("imagenet2012", ["train", "validation", "test"], None)
     SplitRoles(test='validation', validation=None)
@@ -48,7 +49,7 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
     else:
         test = "test" if "test" in available else "validation"
     if "train" not in available or test not in available:
-        raise ValueError(f"{name} needs a train and a {test} split, it has {sorted(available)}")
+        raise DataError(f"{name} needs a train and a {test} split, it has {sorted(available)}")
     own = validation_size is None and test != "validation" and "validation" in available
     return SplitRoles(test, "validation" if own else None)
 
@@ -56,7 +57,7 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
 def divide(
     count: int, validation_size: int | None = None, train_size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divides the examples `0 ... count - 1` by one fixed permutation.
+    """Divide the examples `0 ... count - 1` by one fixed permutation.
 
     Args:
       count: examples of the training split.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.data.checks import CorruptImageError
+from experiments.data.checks import CorruptImageError, DataError
 from experiments.data.threaded import Loaded, load_batches
 from experiments.data.types import WHOLE, Batch, ImageDataset, Shard
 
@@ -36,7 +36,7 @@ class Examples:
     label_key: str
 
     def read(self, position: int) -> tuple[bytes, int]:
-        """Returns the image file and the label of the example at a position of the split."""
+        """Return the image file and the label of the example at a position of the split."""
         example = self.source[int(self.index[position])]
         return example[self.image_key], int(example[self.label_key])
 
@@ -45,11 +45,11 @@ class Decoder(Protocol):
     """From image files to what the network sees; both raise `CorruptImageError`."""
 
     def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
-        """Returns an augmented image, uint8 `[H, W, C]`; the generator is consumed."""
+        """Return an augmented image, uint8 `[H, W, C]`; the generator is consumed."""
         ...
 
     def evaluate(self, data: bytes) -> np.ndarray:
-        """Returns the image as it is evaluated, uint8 `[H, W, C]`."""
+        """Return the image as it is evaluated, uint8 `[H, W, C]`."""
         ...
 
 
@@ -90,7 +90,7 @@ class StreamedDataset(ImageDataset):
         num_threads: int | None = None,
         ahead: int = 2,
     ) -> Iterator[Batch]:
-        """Yields the training batches from a step on, without end.
+        """Yield the training batches from a step on, without end.
 
         Every epoch has its own order, and every example its own crop and flip in every epoch.
 
@@ -132,7 +132,7 @@ class StreamedDataset(ImageDataset):
         num_threads: int | None = None,
         ahead: int = 2,
     ) -> Iterator[Batch]:
-        """Yields every example of a split once, un-augmented, in order.
+        """Yield every example of a split once, un-augmented, in order.
 
         Args:
           split: `train`, `validation` or `test`.
@@ -197,7 +197,7 @@ class StreamedDataset(ImageDataset):
     def _read(self, split: str, position: int) -> tuple[bytes, int]:
         data, label = self.examples[split].read(position)
         if not 0 <= label < self.num_classes:
-            raise ValueError(
+            raise DataError(
                 f"label {label} of {self._place(split, position)} is outside"
                 f" 0..{self.num_classes - 1}"
             )

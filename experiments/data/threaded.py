@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
 
 
 def default_threads() -> int:
-    """Returns the processor cores that this process may use."""
+    """Return the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -44,7 +44,7 @@ def load_batches(
     num_threads: int | None = None,
     ahead: int = 2,
 ) -> Iterator[Batch]:
-    """Yields one batch for every sequence of jobs, in order.
+    """Yield one batch for every sequence of jobs, in order.
 
     Args:
       steps: the jobs of every batch; drawn from only as far as batches are loaded ahead.

@@ -61,7 +61,7 @@ class Split(NamedTuple):
         return len(self.labels)
 
     def take(self, places: Any) -> "Split":
-        """Returns the examples at these places."""
+        """Return the examples at these places."""
         return Split(self.images[places], self.labels[places])
 
 
@@ -78,7 +78,7 @@ class Shard:
     count: int = 1
 
     def size(self, batch_size: int) -> int:
-        """Returns the examples of one share.
+        """Return the examples of one share.
 
         Raises:
           ValueError: if the batch cannot be divided evenly.
@@ -123,7 +123,7 @@ class ImageDataset:
             )
 
     def split_size(self, split: str) -> int:
-        """Returns the number of examples of a split.
+        """Return the number of examples of a split.
 
         Raises:
           ValueError: if there is no such split, or it is empty.
@@ -135,7 +135,7 @@ class ImageDataset:
         return self.sizes[split]
 
     def normalize(self, images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Returns (images / 255 - mean) / std, the network's input.
+        """Return (images / 255 - mean) / std, the network's input.
 
         Args:
           images: uint8 `[..., H, W, C]`, of training or evaluation batches.
@@ -147,7 +147,7 @@ class ImageDataset:
         return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Returns the whole batches of one epoch; up to `batch_size - 1` examples are left out.
+        """Return the whole batches of one epoch; up to `batch_size - 1` examples are left out.
 
         They are others every epoch, for every epoch has its own order.
 

@@ -48,7 +48,7 @@ def create_model(
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> Network:
-    """Returns a network by name; called as `network.apply(variables, images, train=...)`.
+    """Return a network by name; called as `network.apply(variables, images, train=...)`.
 
     Images are channels last, logits float32; parameters and running statistics are float32
     whatever `dtype` is.

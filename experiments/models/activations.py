@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def relu(x: jax.Array) -> jax.Array:
-    """Returns `max(x, 0)`, NaN where `x` is NaN; its gradient at 0 is 0.
+    """Return `max(x, 0)`, NaN where `x` is NaN; its gradient at 0 is 0.
 
     On CPU it is a selection instead of a maximum. XLA's CPU compiler copies a maximum, and what is
     computed before it, into every consumer that it can fuse with. One is the transposition which
@@ -27,5 +27,5 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 def on_cpu() -> bool:
-    """Returns whether JAX computes on CPU by default; asked while tracing."""
+    """Return whether JAX computes on CPU by default; asked while tracing."""
     return jax.default_backend() == "cpu"

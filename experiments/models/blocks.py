@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the block's activations `(batch, height / stride, width / stride, channels)`."""
+        """Return the block's activations `(batch, height / stride, width / stride, channels)`."""
         y = self.conv(self.channels, (3, 3), self.stride, padding=1, name="conv1")(x)
         y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.channels, (3, 3), padding=1, name="conv2")(y)
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the activations `(batch, height / stride, width / stride, 4 * channels)`."""
+        """Return the activations `(batch, height / stride, width / stride, 4 * channels)`."""
         y = self.conv(self.channels, (1, 1), name="conv1")(x)
         y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.channels, (3, 3), self.stride, padding=1, name="conv2")(y)

@@ -26,7 +26,7 @@ class CifarResNet(Network):
     depth: int = 32
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
           ValueError: for a depth that is not 6 n + 2 with n of at least 1.
@@ -37,7 +37,7 @@ class CifarResNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.

@@ -16,7 +16,7 @@ Initializer = Callable[..., jax.Array]
 
 
 def normal(std: float) -> Initializer:
-    """Returns an initialiser that draws from `N(0, std²)`.
+    """Return an initialiser that draws from `N(0, std²)`.
 
     Args:
       std: standard deviation.
@@ -32,17 +32,17 @@ def normal(std: float) -> Initializer:
 
 
 def kaiming_fan_in(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Draws a kernel from `N(0, 2 / fan_in)`, PyTorch's `kaiming_normal_` (never truncated)."""
+    """Draw a kernel from `N(0, 2 / fan_in)`, PyTorch's `kaiming_normal_` (never truncated)."""
     return normal(math.sqrt(2 / math.prod(shape[:-1])))(key, shape, dtype)
 
 
 def kaiming_fan_out(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Draws a kernel from `N(0, 2 / fan_out)`."""
+    """Draw a kernel from `N(0, 2 / fan_out)`."""
     return normal(math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1])))(key, shape, dtype)
 
 
 def torch_bias(fan_in: int) -> Initializer:
-    """Returns PyTorch's default initialiser of a bias, `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`.
+    """Return PyTorch's default initialiser of a bias, `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`.
 
     Args:
       fan_in: number of inputs that one output sums over.
@@ -60,12 +60,12 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 def torch_kernel(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Draws a kernel from PyTorch's default, `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`."""
+    """Draw a kernel from PyTorch's default, `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`."""
     return torch_bias(math.prod(shape[:-1]))(key, shape, dtype)
 
 
 def _draw(sampler: Initializer, key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
-    """Draws a power of two of values, at least 1024, and keeps those that fit `shape`.
+    """Draw a power of two of values, at least 1024, and keep those that fit `shape`.
 
     XLA compiles the generator once per length and not once per weight: initialising VGG-19 or
     ResNet-32 compiles about five times faster.

@@ -13,7 +13,7 @@ from experiments.models.initializers import Initializer, torch_bias, torch_kerne
 
 
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array, int]:
-    """Returns mean, biased variance `E[x²] - E[x]²` and number of values of every channel.
+    """Return mean, biased variance `E[x²] - E[x]²` and number of values of every channel.
 
     Args:
       x: activations, channels last, float32.
@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the normalised activations, in their shape.
+        """Return the normalised activations, in their shape.
 
         Args:
           x: activations, channels last.
@@ -120,7 +120,7 @@ class Network(nn.Module):
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
           TypeError: for a dtype that is not floating-point.
@@ -137,11 +137,11 @@ class Network(nn.Module):
             raise ValueError(f"bn_momentum must be in [0, 1), got {self.bn_momentum}")
 
     def scaled(self, channels: int) -> int:
-        """Returns `round(channels * width)`, at least 1."""
+        """Return `round(channels * width)`, at least 1."""
         return max(1, round(channels * self.width))
 
     def norm(self, train: bool) -> Callable[..., BatchNorm]:
-        """Returns a constructor of this network's batch norm layers."""
+        """Return a constructor of this network's batch norm layers."""
         return functools.partial(
             BatchNorm,
             use_running_average=not train,
@@ -153,7 +153,7 @@ class Network(nn.Module):
     def check_images(
         self, x: jax.Array, stem: str = "", smallest: int = 1, largest: int | None = None
     ) -> None:
-        """Refuses what would silently give garbage.
+        """Refuse what would silently give garbage.
 
         Args:
           x: the input.
@@ -190,7 +190,7 @@ def dense(
     kernel_init: Initializer = torch_kernel,
     use_bias: bool = True,
 ) -> jax.Array:
-    """Returns the output of a new dense layer of the module that calls, initialised as in PyTorch.
+    """Return the output of a new dense layer of the module that calls, initialised as in PyTorch.
 
     Args:
       x: activations `(batch, inputs)`.
@@ -211,7 +211,7 @@ def dense(
 
 
 def flatten_channels_first(x: jax.Array) -> jax.Array:
-    """Returns images flattened in PyTorch's order (channel, row, column).
+    """Return images flattened in PyTorch's order (channel, row, column).
 
     Args:
       x: images or activations `(batch, height, width, channels)`.

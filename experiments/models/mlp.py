@@ -22,7 +22,7 @@ class MLP(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.

@@ -17,7 +17,7 @@ Block = Callable[..., BasicBlock | Bottleneck]
 def _stages(
     x: jax.Array, stage_sizes: Sequence[int], make_block: Block, first_channels: int
 ) -> jax.Array:
-    """Returns the activations behind all stages, averaged over the image: `(batch, channels)`."""
+    """Return the activations behind all stages, averaged over the image: `(batch, channels)`."""
     for stage, size in enumerate(stage_sizes):
         for index in range(size):
             stride = 2 if stage > 0 and index == 0 else 1
@@ -43,7 +43,7 @@ class ResNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.
@@ -77,7 +77,7 @@ class ImageNetResNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.

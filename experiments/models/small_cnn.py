@@ -20,7 +20,7 @@ class DigitsCNN(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.
@@ -55,7 +55,7 @@ class LeNet5(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.

@@ -24,7 +24,7 @@ _COUNTER = "num_batches_tracked"
 
 
 def from_torch(state_dict: Mapping[str, Any], variables: Any) -> dict[str, Any]:
-    """Returns linen variables with the weights of a PyTorch state dict.
+    """Return linen variables with the weights of a PyTorch state dict.
 
     Args:
       state_dict: arrays, or tensors on the CPU, by PyTorch's names. A prefix `module.` on all
@@ -58,7 +58,7 @@ def from_torch(state_dict: Mapping[str, Any], variables: Any) -> dict[str, Any]:
 
 
 def to_torch(variables: Any) -> dict[str, np.ndarray]:
-    """Returns the PyTorch state dict of linen variables, the inverse of `from_torch`.
+    """Return the PyTorch state dict of linen variables, the inverse of `from_torch`.
 
     Args:
       variables: `params` and `batch_stats` of a network of `experiments.models`.
@@ -81,7 +81,7 @@ def to_torch(variables: Any) -> dict[str, np.ndarray]:
 
 
 def _torch_name(path: tuple[Any, ...]) -> str:
-    """Returns the PyTorch name of a leaf at the linen path `(collection, *modules, leaf)`."""
+    """Return the PyTorch name of a leaf at the linen path `(collection, *modules, leaf)`."""
     _, *modules, leaf = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     return ".".join(modules).replace("_", ".") + "." + _LEAF_NAMES[leaf]
 

@@ -26,7 +26,7 @@ def _features(
     prefix: str,
     train: bool,
 ) -> jax.Array:
-    """Returns the activations behind a plan's 3x3 convolutions, each with batch norm and ReLU.
+    """Return the activations behind a plan's 3x3 convolutions, each with batch norm and ReLU.
 
     Layers are named by their place in the reference's `nn.Sequential`, where ReLU and max-pool
     count as well.
@@ -57,7 +57,7 @@ class VGG16(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.
@@ -83,7 +83,7 @@ class VGG19(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.

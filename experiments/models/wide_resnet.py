@@ -31,7 +31,7 @@ class WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the block's activations `(batch, height / stride, width / stride, channels)`."""
+        """Return the block's activations `(batch, height / stride, width / stride, channels)`."""
         y = relu(self.norm(name="bn1")(x))
         if self.stride > 1 or x.shape[-1] != self.channels:
             x = self.conv(self.channels, (1, 1), self.stride, padding=0, name="convShortcut")(y)
@@ -57,7 +57,7 @@ class WideResNet(Network):
     widen_factor: int = 10
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
           ValueError: for a depth that is not 6 n + 4, or a widening factor below 1.
@@ -70,7 +70,7 @@ class WideResNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns logits `(batch, num_classes)`, float32.
+        """Return logits `(batch, num_classes)`, float32.
 
         Args:
           x: normalised images `(batch, height, width, channels)`.

@@ -10,7 +10,7 @@ from experiments.models.activations import on_cpu
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Returns the maxima of 2x2 windows without overlap; of equal ones the first gets the gradient.
+    """Return the maxima of 2x2 windows without overlap; of equal ones the first gets the gradient.
 
     On CPU they are selected pair by pair: there XLA takes forty times as long for the gradient of
     the windowed maximum. Values and gradients are the same bits.
@@ -35,7 +35,7 @@ def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def convolve(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Returns `layer(x)` of a 3x3 convolution with stride 1 that keeps the sides of its maps.
+    """Return `layer(x)` of a 3x3 convolution with stride 1 that keeps the sides of its maps.
 
     On CPU a map with fewer than 3 pixels a side is filled up with zeros, and the result cut: XLA
     computes a convolution whose kernel is larger than the map in a scalar loop, thirty times as

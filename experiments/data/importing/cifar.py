@@ -1,137 +1,249 @@
 """The original CIFAR-10 and CIFAR-100 archives, in their binary and their python version."""
 
-import io
-import pickle
 import tarfile
-import zlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data.checks import DataError, naming, some
+from experiments.data.files import Limited, is_compressed, open_unpacked, read_all, regular_size
+from experiments.data.importing.cifar_pickle import unpickle
 from experiments.data.importing.source import Source, array_source
 
 _IMAGE_BYTES = 3 * 32 * 32
-_CIFAR10 = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-_CIFAR100 = {"train": ["train"], "test": ["test"]}
+_COARSE_CLASSES = 20
+_ARCHIVE_BYTES = 512 << 20  # Unpacked; the originals have 178 MiB.
+_MEMBERS = 10_000
+_HEADER_BYTES = 1 << 20  # Of a long name or an extended header.
+
+
+class _Layout(NamedTuple):
+    """Names of the files of a set, and `most`, bytes that a batch may have (originals: half)."""
+
+    batches: dict[str, list[str]]
+    meta: str
+    text: str
+    key: bytes
+    most: int
+
+
+_CIFAR10 = _Layout(
+    {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+    meta="batches.meta",
+    text="batches.meta.txt",
+    key=b"label_names",
+    most=64 << 20,
+)
+_CIFAR100 = _Layout(
+    {"train": ["train"], "test": ["test"]},
+    meta="meta",
+    text="fine_label_names.txt",
+    key=b"fine_label_names",
+    most=320 << 20,
+)
+_META_BYTES = 1 << 20
+
+
+def _most_bytes() -> dict[str, int]:
+    most: dict[str, int] = {}
+    for layout in (_CIFAR10, _CIFAR100):
+        most |= {layout.meta: _META_BYTES, layout.text: _META_BYTES}
+        for name in chain.from_iterable(layout.batches.values()):
+            most |= {name: layout.most, f"{name}.bin": layout.most}
+    return most
+
+
+_MOST_BYTES = _most_bytes()
+"""`file name -> bytes that it may have`, of all files that are read."""
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers are not read into memory where they declare to be huge."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        """Return the member of a header block."""
+        member = super().frombuf(buf, encoding, errors)
+        if not (member.isreg() or member.isdir()) and member.size > _HEADER_BYTES:
+            raise DataError(f"declares a header of {member.size} bytes")
+        return member
 
 
 def read_cifar_archive(path: Path) -> Source:
-    """Reads `cifar-10-*.tar.gz` or `cifar-100-*.tar.gz`.
+    """Read `cifar-10-*.tar.gz` or `cifar-100-*.tar.gz`.
 
     Args:
       path: the archive; whether it is CIFAR-10 or CIFAR-100, in the binary or the python version,
-        is seen from the file names inside.
+        is seen from the file names inside. Other members are passed over. A compressed archive is
+        read to its end, where its checksum is.
 
     Returns:
       The source, in the archive's own order.
 
     Raises:
-      ValueError: if the batch files of neither set are there, or one is damaged.
+      DataError: if the batch files of neither set are there, or one is damaged.
     """
-    try:
-        with tarfile.open(path) as archive:
-            members = [member for member in archive if member.isfile()]
-            contents = {
-                Path(member.name).name: archive.extractfile(member).read()  # type: ignore[union-attr]
-                for member in members
-            }
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is cut short or damaged: {error}") from error
-    return read_cifar_files(contents)
+    contents: dict[str, bytes] = {}
+    seen = []
+    with naming(path), open_unpacked(path) as stream:
+        limited = Limited(stream, _ARCHIVE_BYTES)
+        with tarfile.open(fileobj=limited, mode="r|", tarinfo=_Member) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                seen.append(name)
+                archive.members.clear()  # type: ignore[attr-defined]  # Else it grows without end.
+                if len(seen) > _MEMBERS:
+                    raise DataError(f"it has more than {_MEMBERS} members")
+                if not member.isfile() or name not in _MOST_BYTES:
+                    continue
+                if name in contents:
+                    raise DataError(f"it has {name} twice")
+                content: Any = archive.extractfile(member)
+                with naming(name):
+                    contents[name] = read_all(content, _MOST_BYTES[name])
+        limited.drain()
+        unchecked = () if is_compressed(path) else (path,)
+        return read_cifar_files(contents, seen, files=(path,), unchecked=unchecked)
 
 
-def read_cifar_files(files: Mapping[str, bytes]) -> Source:
-    """Reads the batch files that a CIFAR archive unpacks to.
+def read_cifar_folder(folder: Path, names: Collection[str]) -> Source:
+    """Read a folder that a CIFAR archive unpacks to.
 
     Args:
-      files: `file name -> content`; further files are ignored.
+      folder: the folder.
+      names: of the files in it; others than CIFAR's are not opened.
 
     Returns:
       The source, in the archive's own order.
 
     Raises:
-      ValueError: if the batch files of neither set are there, or one is damaged.
+      DataError: if the batch files of neither set are there, or one is damaged.
     """
-    for batches in (_CIFAR10, _CIFAR100):
-        for suffix, parse in ((".bin", _parse_binary), ("", _parse_python)):
-            names = [name + suffix for split in batches.values() for name in split]
-            if all(name in files for name in names):
-                coarse = batches is _CIFAR100
-                return _assemble(
-                    {
-                        split: [parse(name, files[name + suffix], coarse) for name in members]
-                        for split, members in batches.items()
-                    },
-                    _label_names(files, coarse),
-                )
-    raise ValueError(f"no complete CIFAR-10 or CIFAR-100 among {sorted(files)[:8]}")
+    contents = {}
+    paths = [folder / name for name in sorted(names) if name in _MOST_BYTES]
+    for path in paths:
+        with naming(path):
+            regular_size(path)
+            with path.open("rb") as file:
+                contents[path.name] = read_all(file, _MOST_BYTES[path.name])
+    with naming(folder):
+        return read_cifar_files(contents, sorted(names), files=tuple(paths), unchecked=tuple(paths))
 
 
-def _parse_binary(name: str, data: bytes, coarse: bool) -> dict[str, np.ndarray]:
-    header = 2 if coarse else 1
-    if len(data) % (header + _IMAGE_BYTES):
-        raise ValueError(f"{name} is cut short: {len(data)} bytes")
-    rows = np.frombuffer(data, np.uint8).reshape(-1, header + _IMAGE_BYTES)
-    batch = {"images": rows[:, header:], "labels": rows[:, header - 1]}
-    return {**batch, "coarse_label": rows[:, 0]} if coarse else batch
-
-
-def _parse_python(name: str, data: bytes, coarse: bool) -> dict[str, np.ndarray]:
-    content = _unpickle(name, data)
-    batch = {
-        "images": np.asarray(content[b"data"], np.uint8),
-        "labels": np.asarray(content[b"fine_labels" if coarse else b"labels"], np.uint8),
-    }
-    if coarse:
-        batch["coarse_label"] = np.asarray(content[b"coarse_labels"], np.uint8)
-    return batch
-
-
-def _assemble(
-    batches: Mapping[str, list[dict[str, np.ndarray]]], label_names: tuple[str, ...] | None
+def read_cifar_files(
+    contents: Mapping[str, bytes], seen: Collection[str], **origin: tuple[Path, ...]
 ) -> Source:
-    arrays, extra = {}, {}
-    for split, parts in batches.items():
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        images = joined.pop("images").reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        arrays[split] = (np.ascontiguousarray(images), joined.pop("labels"))
-        extra[split] = joined
-    num_classes = 100 if "coarse_label" in extra["train"] else 10
-    return array_source(arrays, num_classes=num_classes, label_names=label_names, extra=extra)
+    """Read the batch files that a CIFAR archive unpacks to.
+
+    Args:
+      contents: `file name -> content`.
+      seen: names of all files, for the message.
+      **origin: `files` and `unchecked` of the source.
+
+    Returns:
+      The source, in the archive's own order.
+
+    Raises:
+      DataError: if the batch files of neither set are there, or one is damaged.
+    """
+    for layout in (_CIFAR10, _CIFAR100):
+        parsers: dict[str, Callable[..., Any]] = {".bin": _parse_binary, "": _parse_python}
+        for suffix, parse in parsers.items():
+            names = [name + suffix for split in layout.batches.values() for name in split]
+            if all(name in contents for name in names):
+                coarse = layout is _CIFAR100
+                arrays, extra = {}, {}
+                for split, members in layout.batches.items():
+                    parts = []
+                    for name in members:
+                        with naming(name + suffix):
+                            parts.append(parse(contents[name + suffix], coarse))
+                    joined = {
+                        key: np.concatenate([part[key] for part in parts]) for key in parts[0]
+                    }
+                    images = joined.pop("images").reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+                    arrays[split] = (np.ascontiguousarray(images), joined.pop("labels"))
+                    extra[split] = joined
+                return array_source(
+                    arrays,
+                    num_classes=100 if coarse else 10,
+                    label_names=_label_names(contents, layout),
+                    extra=extra,
+                    **origin,
+                )
+    raise DataError(f"no complete CIFAR-10 or CIFAR-100 among [{some(map(repr, seen))}]")
 
 
-def _label_names(files: Mapping[str, bytes], coarse: bool) -> tuple[str, ...] | None:
-    text = files.get("fine_label_names.txt" if coarse else "batches.meta.txt")
-    if text is not None:
-        return tuple(text.decode().split())
-    pickled = files.get("meta" if coarse else "batches.meta")
-    if pickled is None:
+def _parse_binary(data: bytes, coarse: bool) -> dict[str, np.ndarray]:
+    header = 2 if coarse else 1
+    if not data or len(data) % (header + _IMAGE_BYTES):
+        raise DataError(
+            f"is cut short: {len(data)} bytes are no multiple of {header + _IMAGE_BYTES}"
+        )
+    rows = np.frombuffer(data, np.uint8).reshape(-1, header + _IMAGE_BYTES)
+    labels = {"labels": rows[:, header - 1]} | ({"coarse_label": rows[:, 0]} if coarse else {})
+    return {"images": rows[:, header:], **_checked_labels(labels)}
+
+
+def _parse_python(data: bytes, coarse: bool) -> dict[str, np.ndarray]:
+    content = unpickle(data)
+    keys = {"labels": b"fine_labels" if coarse else b"labels"}
+    keys |= {"coarse_label": b"coarse_labels"} if coarse else {}
+    if missing := {b"data", *keys.values()} - set(content):
+        raise DataError(f"lacks {some(sorted(key.decode() for key in missing))}")
+    images = content[b"data"]
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2:
+        raise DataError(f"data must be uint8 [N, {_IMAGE_BYTES}], got {_described(images)}")
+    if images.shape[1] != _IMAGE_BYTES or not len(images):
+        raise DataError(f"data must be uint8 [N, {_IMAGE_BYTES}], got {_described(images)}")
+    labels = {name: _integers(key, content[key], len(images)) for name, key in keys.items()}
+    return {"images": images, **_checked_labels(labels)}
+
+
+def _integers(key: bytes, values: Any, count: int) -> np.ndarray:
+    """Return labels as int64, whose types are looked at before they become an array."""
+    if isinstance(values, np.ndarray):
+        if values.shape == (count,) and values.dtype.kind in "iu":
+            return values
+    elif (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(type(value) is int and abs(value) < 1 << 31 for value in values)
+    ):
+        return np.array(values, np.int64)
+    raise DataError(f"{key.decode()} must be {count} integers, got {_described(values)}")
+
+
+def _checked_labels(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the labels as int64, if those of the coarse classes are in range."""
+    coarse = labels.get("coarse_label")
+    if coarse is not None and ((coarse < 0) | (coarse >= _COARSE_CLASSES)).any():
+        raise DataError(f"has a coarse label outside 0..{_COARSE_CLASSES - 1}")
+    return {name: values.astype(np.int64) for name, values in labels.items()}
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, list | tuple):
+        kinds = sorted({type(item).__name__ for item in value[:100_000]})
+        return f"{len(value)} values of type {some(kinds)}"
+    return type(value).__name__
+
+
+def _label_names(files: Mapping[str, bytes], layout: _Layout) -> tuple[str, ...] | None:
+    if layout.text in files:
+        with naming(layout.text):
+            return tuple(files[layout.text].decode().split())
+    if layout.meta not in files:
         return None
-    names = _unpickle("meta", pickled)[b"fine_label_names" if coarse else b"label_names"]
-    return tuple(name.decode() for name in names)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers and refuses everything else."""
-
-    _ALLOWED = {  # noqa: RUF012  (never mutated)
-        "_reconstruct": np.ndarray(0).__reduce__()[0],
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in self._ALLOWED:
-            return self._ALLOWED[name]
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode(encoding)
-        raise pickle.UnpicklingError(f"a CIFAR batch holds no {module}.{name}")
-
-
-def _unpickle(name: str, data: bytes) -> dict[bytes, Any]:
-    try:
-        return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{name} is no CIFAR batch: {error}") from error
+    with naming(layout.meta):
+        names = unpickle(files[layout.meta]).get(layout.key)
+        if not isinstance(names, list | tuple) or not all(
+            isinstance(name, bytes | str) for name in names
+        ):
+            raise DataError(f"has no list of {layout.key.decode()}, got {_described(names)}")
+        return tuple(name.decode() if isinstance(name, bytes) else name for name in names)

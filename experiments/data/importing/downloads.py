@@ -1,5 +1,6 @@
 """The original files of well-known sets, downloaded by TFDS and read without TensorFlow."""
 
+import functools
 import socket
 import urllib.parse
 import urllib.request
@@ -25,19 +26,21 @@ def _read_only_archive(files: Mapping[str, Path]) -> Source:
     return read_cifar_archive(archive)
 
 
+_read_ten_classes = functools.partial(read_idx_files, num_classes=10)
+
 DOWNLOADS: dict[str, FileReader] = {
     "cifar10": _read_only_archive,
     "cifar100": _read_only_archive,
-    "fashion_mnist": read_idx_files,
-    "kmnist": read_idx_files,
-    "mnist": read_idx_files,
+    "fashion_mnist": _read_ten_classes,
+    "kmnist": _read_ten_classes,
+    "mnist": _read_ten_classes,
     "svhn_cropped": read_svhn_files,
 }
 """How the files that TFDS downloads are read; builders of other sets need TensorFlow for that."""
 
 
 def download(urls: Iterable[str], manager: Any) -> dict[str, Path]:
-    """Downloads files, checked against TFDS's own hashes and cached in its folder `downloads`.
+    """Download files, checked against TFDS's own hashes and cached in its folder `downloads`.
 
     Args:
       urls: of the files; their last parts are the file names.
@@ -58,7 +61,7 @@ def download(urls: Iterable[str], manager: Any) -> dict[str, Path]:
 
 
 def check_reachable(urls: Iterable[str]) -> None:
-    """Raises at once where a download would only fail after minutes of retries.
+    """Raise at once where a download would only fail after minutes of retries.
 
     Args:
       urls: of the files.

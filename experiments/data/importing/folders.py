@@ -2,19 +2,25 @@
 
 import io
 import os
+import stat
+import warnings
 from pathlib import Path
 
+from experiments.data.checks import DataError, naming, some
 from experiments.data.importing.source import Features, Source, SourceSplit
 
-_SPLITS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
+_SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+_FILE_BYTES = 256 << 20
+_DEEP = ("I", "F")  # Starts of Pillow's modes with more than 8 bits a channel.
 
 
 def read_class_folders(folder: Path) -> Source:
-    """Lists `train/<class>/*`, `val/<class>/*` and `test/<class>/*`; files are read when asked for.
+    """List `train/<class>/*`, `val/<class>/*` and `test/<class>/*`; files are read when asked for.
 
     Args:
-      folder: holds `train` and any of `val` (or `validation`) and `test`.
+      folder: holds `train` and any of `val` (or `valid`, `validation`) and `test`. Names that start
+        with a dot are passed over.
 
     Returns:
       The source. Classes are numbered in the sorted order of their folders' names; keys are file
@@ -23,36 +29,58 @@ def read_class_folders(folder: Path) -> Source:
       anew.
 
     Raises:
-      ValueError: if a split has no images or a class that `train` lacks.
+      DataError: if a split or a class has no images, or a split a class that `train` lacks.
     """
-    names = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
-    splits = {}
-    for split, candidates in _SPLITS.items():
-        for candidate in candidates:
-            if (folder / candidate).is_dir():
-                splits[split] = _list_split(folder / candidate, names)
-    return Source(splits, None, len(names), tuple(names))
+    with naming(folder):
+        names = _classes(folder / "train")
+        splits = {}
+        for split, candidates in _SPLITS.items():
+            there = [name for name in candidates if (folder / name).is_dir()]
+            if len(there) > 1:
+                raise DataError(f"has {some(there)}, which mean the same: keep one")
+            if there:
+                splits[split] = _list_split(folder / there[0], names, complete=split == "train")
+        return Source(splits, None, len(names), tuple(names), unchecked=(folder,))
 
 
-def _list_split(folder: Path, names: list[str]) -> SourceSplit:
-    unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(names))
+def _classes(folder: Path) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _list_split(folder: Path, names: list[str], *, complete: bool) -> SourceSplit:
+    unknown = sorted(set(_classes(folder)) - set(names))
     if unknown:
-        raise ValueError(f"{folder} has classes that train lacks: {unknown[:5]}")
-    files, num_bytes = [], 0
+        shown = [str(name) for name in unknown[:5]]
+        raise DataError(f"{folder.name} has classes that train lacks: {shown}")
+    files: list[tuple[str, str]] = []
+    num_bytes, empty = 0, []
     for name in names:
-        if not (folder / name).is_dir():
-            continue
-        for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
-            if os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
+        before = len(files)
+        entries = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        for entry in entries:
+            if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith("."):
                 files.append((name, entry.name))
-                num_bytes += entry.stat().st_size
+                num_bytes += _image_bytes(entry)
+        if len(files) == before:
+            empty.append(name)
     if not files:
-        raise ValueError(f"{folder} holds no images in class folders")
+        raise DataError(f"{folder.name} holds no images in class folders")
+    if empty and complete:
+        raise DataError(
+            f"{folder.name} has classes without images ({', '.join(sorted(_SUFFIXES))}):"
+            f" {some(empty)}; remove their folders"
+        )
 
     def read(index: int) -> Features:
         name, file_name = files[index]
-        data = (folder / name / file_name).read_bytes()
-        return {"image": as_plain_jpeg(data), "label": name, "file_name": file_name}
+        path = folder / name / file_name
+        with naming(path, advice="replace or remove it"):
+            image = as_plain_jpeg(path.read_bytes())
+        return {"image": image, "label": name, "file_name": file_name}
 
     keys = [file_name for _, file_name in files]
     if len(set(keys)) < len(keys):  # Elsewhere than in ImageNet, classes may reuse file names.
@@ -60,13 +88,42 @@ def _list_split(folder: Path, names: list[str]) -> SourceSplit:
     return SourceSplit(keys, read, num_bytes)
 
 
-def as_plain_jpeg(data: bytes) -> bytes:
-    """Returns the bytes if they are an RGB or greyscale JPEG, else the image encoded as one."""
-    from PIL import Image  # Only importing files of images needs Pillow.
+def _image_bytes(path: Path) -> int:
+    """Return the size of an image file, which must be a regular one."""
+    with naming(path, advice="replace or remove it"):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _FILE_BYTES:
+            raise DataError(f"is no regular file of at most {_FILE_BYTES >> 20} MiB; remove it")
+    return status.st_size
 
-    with Image.open(io.BytesIO(data)) as image:
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            return data
-        encoded = io.BytesIO()
-        image.convert("RGB").save(encoded, "JPEG", quality=95, subsampling=0)
+
+def as_plain_jpeg(data: bytes) -> bytes:
+    """Return the bytes if they are an RGB or greyscale JPEG, else the image encoded as one.
+
+    Args:
+      data: an image file; the checksums of a PNG are compared.
+
+    Raises:
+      DataError: if it is no image file, or one with more than 8 bits a channel.
+    """
+    from PIL import Image, UnidentifiedImageError  # Only importing files of images needs Pillow.
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                    return data
+                if image.mode.startswith(_DEEP):
+                    raise DataError(
+                        f"has more than 8 bits a channel ({image.mode}); save it with 8"
+                    )
+                if image.format == "PNG":
+                    image.verify()  # After which the file must be opened anew.
+            with Image.open(io.BytesIO(data)) as image:
+                encoded = io.BytesIO()
+                image.convert("RGB").save(encoded, "JPEG", quality=95, subsampling=0)
+        except UnidentifiedImageError as error:
+            raise DataError("is no image file; replace or remove it") from error
     return encoded.getvalue()

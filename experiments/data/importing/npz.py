@@ -4,47 +4,66 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.data.checks import DataError, check_num_classes, naming, some
 from experiments.data.importing.source import Source, array_source
+from experiments.data.npz_file import read_arrays
+
+_ABOUT_ALL = ("num_classes", "label_names")
+_OWN = ("fingerprint",)  # Of the arrays that loading a set leaves beside it.
 
 
-def read_npz(path: Path) -> Source:
-    """Reads a set from one `.npz` file.
+def read_npz(path: Path, num_classes: int | None = None) -> Source:
+    """Read a set from one `.npz` file.
 
     Args:
       path: holds `<split>_images`, uint8 `[N, H, W]` or `[N, H, W, C]`, and `<split>_labels`,
-        integers `[N]`, for `train` and `test` and any other split; optionally `num_classes` and
-        `label_names`, and further values `<split>_<feature>` for every example.
+        integers `[N]` or `[N, 1]`, for `train` and `test` and any other split (`val` is
+        `validation`); optionally `num_classes` and `label_names`, and further values
+        `<split>_<feature>` for every example.
+      num_classes: used where the file says nothing; if None too, labels must be `0 ... K - 1`.
 
     Returns:
       The source, in the arrays' own order.
 
     Raises:
-      ValueError: if `train` or `test` is missing, or an array has the wrong type, shape or range.
+      DataError: if `train` or `test` is missing, or an array has the wrong type, shape or range.
     """
-    with np.load(path, allow_pickle=False) as file:
-        content = {key: file[key] for key in file.files}
-    splits = [key.removesuffix("_images") for key in content if key.endswith("_images")]
-    missing = {
-        f"{split}_{part}"
-        for split in {"train", "test", *splits}
-        for part in ("images", "labels")
-        if f"{split}_{part}" not in content
-    }
-    if missing:
-        raise ValueError(f"{path} lacks {sorted(missing)}; it has {sorted(content)}")
-    names = [str(name) for name in content.get("label_names", ())]
-    return array_source(
-        {split: (content[f"{split}_images"], content[f"{split}_labels"]) for split in splits},
-        num_classes=int(content["num_classes"]) if "num_classes" in content else None,
-        label_names=names or None,
-        extra={split: _extra(content, split) for split in splits},
-    )
+    with naming(path):
+        content = read_arrays(path, lambda name: name not in _OWN)
+        splits = [key.removesuffix("_images") for key in content if key.endswith("_images")]
+        missing = {
+            f"{split}_{part}"
+            for split in {"train", "test", *splits}
+            for part in ("images", "labels")
+            if f"{split}_{part}" not in content
+        }
+        if missing:
+            raise DataError(f"lacks {sorted(missing)[:8]}; it has {some(sorted(content), 20)}")
+        known = {f"{split}_{part}" for split in splits for part in ("images", "labels")}
+        extra: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
+        for key in sorted(set(content) - known - set(_ABOUT_ALL)):
+            split = next((name for name in splits if key.startswith(f"{name}_")), None)
+            if split is None:
+                raise DataError(
+                    f"has an unknown array {key}; known are num_classes, label_names and"
+                    " <split>_images, <split>_labels, <split>_<feature>"
+                )
+            extra[split][key.removeprefix(f"{split}_")] = content[key]
+        if "num_classes" in content:
+            num_classes = check_num_classes(content["num_classes"])
+        return array_source(
+            {split: (content[f"{split}_images"], content[f"{split}_labels"]) for split in splits},
+            num_classes=num_classes,
+            label_names=_names(content.get("label_names")),
+            extra=extra,
+            files=(path,),
+        )
 
 
-def _extra(content: dict[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
-    known = ("images", "labels")
-    return {
-        key.removeprefix(f"{split}_"): values
-        for key, values in content.items()
-        if key.startswith(f"{split}_") and key.removeprefix(f"{split}_") not in known
-    }
+def _names(values: np.ndarray | None) -> tuple[str, ...] | None:
+    """Return class names, None where there are none."""
+    if values is None or values.size == 0:
+        return None
+    if values.ndim != 1 or values.dtype.kind not in "US":
+        raise DataError(f"label_names must be text [K], got {values.dtype} {values.shape}")
+    return tuple(name.decode() if isinstance(name, bytes) else name for name in values.tolist())

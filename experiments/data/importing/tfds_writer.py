@@ -1,4 +1,4 @@
-"""Writes a `Source` as a prepared TFDS set (array_record files), without TensorFlow."""
+"""Write a `Source` as a prepared TFDS set (array_record files), without TensorFlow."""
 
 import contextlib
 import fcntl
@@ -7,16 +7,18 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from experiments.data.checks import DataError
 from experiments.data.importing.downloads import FileReader, check_reachable, download
 from experiments.data.importing.source import Features, Source, SourceSplit
 from experiments.data.prepared import given_label_names
+from experiments.data.seal import write_seal
 
 NEW_SET_VERSION = "1.0.0"  # Of the sets that TFDS does not know.
 SHARD_BYTES = 128 << 20  # One shard at a time is held in memory.
@@ -26,7 +28,7 @@ _PROGRESS_DELAY = 0.2  # Seconds; what fails at once shows no progress.
 def write_tfds(
     name: str, source: Source | FileReader, data_dir: str | Path, num_shards: int = 0
 ) -> Path:
-    """Writes the source as the prepared TFDS set `name`, so that `tfds.data_source` reads it.
+    """Write the source as the prepared TFDS set `name`, so that `tfds.data_source` reads it.
 
     A set that TFDS knows is written under its version, with its features and in the order in
     which TFDS's own builder would write the same examples (by the MD5 hash of split and key), so
@@ -52,7 +54,7 @@ def write_tfds(
 
 
 def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
-    """Lets TFDS's own builder download and prepare the set; most builders need TensorFlow.
+    """Let TFDS's own builder download and prepare the set; most builders need TensorFlow.
 
     Args:
       name: the set's name in TFDS, with its configuration if it has several (`emnist/letters`).
@@ -77,6 +79,16 @@ def prepare_with_tfds(name: str, data_dir: str | Path) -> Path:
     return _prepare(build, data_dir, downloads=True)
 
 
+def known_originals(name: str) -> Mapping[str, Any]:
+    """Return TFDS's `url -> (size, checksum, filename)` of a set's original files, if any."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_cls(name).url_infos or {}
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        return {}
+
+
 def _prepare(build: Callable[..., Any], data_dir: str | Path, *, downloads: bool) -> Path:
     import tensorflow_datasets as tfds  # Slow to import, and not needed to read cached arrays.
 
@@ -90,12 +102,13 @@ def _prepare(build: Callable[..., Any], data_dir: str | Path, *, downloads: bool
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
+        write_seal(folder)
     return folder
 
 
 @contextlib.contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Holds the set's lock, which ends with the process, and removes what killed runs left.
+    """Hold the set's lock, which ends with the process, and remove what killed runs left.
 
     TFDS writes into a folder `incomplete.*` and renames it at the end, so a set is whole or absent.
     """
@@ -113,7 +126,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 def _builder_class(
     name: str, source: Source | FileReader, num_shards: int, progress: tqdm.tqdm
 ) -> type:
-    """Returns TFDS's builder of this name, or a plain one, that reads `source` instead."""
+    """Return TFDS's builder of this name, or a plain one, that reads `source` instead."""
     import tensorflow_datasets as tfds
 
     def shard_iterators(builder: Any, manager: Any) -> Any:
@@ -165,23 +178,23 @@ def _new_info(builder: Any, source: Source) -> Any:
 
 
 def _check_fits(name: str, source: Source, features: Any) -> None:
-    """Raises ValueError where the set's features differ from the source's; sets class names."""
+    """Raise DataError where the set's features differ from the source's; set class names."""
     shape, label = tuple(features["image"].shape), features["label"]
     if source.image_shape and None not in shape and source.image_shape != shape:
-        raise ValueError(f"{name} has images of shape {shape}, the source {source.image_shape}")
+        raise DataError(f"{name} has images of shape {shape}, the source {source.image_shape}")
     if source.num_classes > label.num_classes:
-        raise ValueError(f"{name} has {label.num_classes} classes, the source {source.num_classes}")
+        raise DataError(f"{name} has {label.num_classes} classes, the source {source.num_classes}")
     names = source.label_names or ()
     if not given_label_names(label) and len(names) == label.num_classes:
         label.names = list(names)
     if unknown := set(names) - set(label.names):
-        raise ValueError(f"{name} has no classes named {sorted(unknown)[:5]}")
+        raise DataError(f"{name} has no classes named {sorted(unknown)[:5]}")
 
 
 def _shards(
     split: str, examples: SourceSplit, features: Any, num_shards: int, progress: tqdm.tqdm
 ) -> list[Callable[[], Iterator[tuple[int | str, Features]]]]:
-    """Returns one generator of examples a shard, in the order of TFDS's hashed keys."""
+    """Return one generator of examples a shard, in the order of TFDS's hashed keys."""
     count = len(examples.keys)
     order = sorted(range(count), key=lambda index: _hash_key(split, examples.keys[index]))
     num_shards = num_shards or min(count, 1 + examples.num_bytes // SHARD_BYTES)
@@ -200,7 +213,7 @@ def _hash_key(split: str, key: int | str) -> bytes:
 
 
 def _complete(example: Features, features: Any) -> Features:
-    """Returns the set's very features: the image encoded, what the source lacks as 'not given'."""
+    """Return the set's very features: the image encoded, what the source lacks as 'not given'."""
     image = example["image"]
     if isinstance(image, np.ndarray):
         image = _encode_png(image)

@@ -1,0 +1,34 @@
+import pytest
+
+from experiments.errors import ConfigError
+from experiments.models import create_model
+from experiments.models.fits import check_network_fits
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "limit"),
+    [
+        ("vgg16", (8, 8, 1), "32 to 63 pixels a side"),
+        ("vgg16", (20, 40, 3), "32 to 63 pixels a side"),
+        ("vgg16", (64, 64, 3), "32 to 63 pixels a side"),
+        ("vgg19", (20, 15, 3), "at least 16 pixels a side"),
+        ("lenet5", (8, 8, 1), "at least 16 pixels a side"),
+        ("resnet20", (0, 8, 3), "at least 1 pixels a side"),
+    ],
+)
+def test_images_that_a_network_cannot_take_are_told_in_one_line(name, shape, limit):
+    with pytest.raises(ConfigError) as error:
+        check_network_fits(create_model(name, 10, width=0.1), shape)
+    text = str(error.value)
+    assert f"does not fit images of {'x'.join(map(str, shape))} (height" in text
+    assert limit in text
+    assert "\n" not in text
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("vgg16", (32, 40, 3)), ("vgg19", (20, 40, 13)), ("resnet20", (8, 8, 1)), ("mlp", (1, 9, 2))],
+)
+def test_images_that_fit_pass(name, shape):
+    check_network_fits(create_model(name, 10, width=0.1), shape)
