@@ -4,7 +4,12 @@ The public surface and nothing else; every name is documented where it is define
 """
 
 from supjax import analysis, superposition, topologies
-from supjax.batch_stats import average_batch_stats, recompute_batch_stats
+from supjax.batch_stats import (
+    average_batch_stats,
+    nnx_apply_fn,
+    read_momenta,
+    recompute_batch_stats,
+)
 from supjax.densities import erk, init_masks, uniform
 from supjax.masked_update import mask_optimizer_state
 from supjax.masks import (
@@ -90,9 +95,11 @@ __all__ = [
     "make_topology_step",
     "make_train_step",
     "mask_optimizer_state",
+    "nnx_apply_fn",
     "nonzero_masks",
     "prune_and_grow",
     "prune_globally",
+    "read_momenta",
     "recompute_batch_stats",
     "save_ticket",
     "sawtooth_schedule",

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import nnx
 
 from supjax.types import Ticket
 
@@ -64,3 +65,48 @@ def ticket_of(model, x):
     variables = model.init(jax.random.key(0), x, train=True)
     params = variables.get("params", {})
     return Ticket(params, jax.tree.map(lambda leaf: None, params), variables["batch_stats"])
+
+
+class MixedNet(nn.Module):
+    """A frozen norm and a spectral norm between two norms that train."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(not train, momentum=0.99, name="first")(x)
+        x = nn.BatchNorm(True, name="frozen")(x)
+        x = nn.SpectralNorm(nn.Dense(3), name="spectral")(x, update_stats=train)
+        return nn.BatchNorm(not train, momentum=0.9, name="last")(x)
+
+
+class NnxNet(nnx.Module):
+    """Dropout before a frozen norm and one that trains."""
+
+    def __init__(self, rngs):
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.frozen = nnx.BatchNorm(4, rngs=rngs)
+        self.linear = nnx.Linear(4, 6, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, momentum=0.95, rngs=rngs)
+
+    def __call__(self, x, scale=1.0):
+        return self.norm(self.linear(self.frozen(self.dropout(x * scale))))
+
+
+def haiku_average(state, value, decay):
+    """`hk.ExponentialMovingAverage(decay)`, without bias from its start at zero."""
+    counter = state["counter"] + 1
+    hidden = jax.lax.stop_gradient(state["hidden"]) * decay + value * (1 - decay)
+    average = hidden / (1 - decay**counter)
+    return {"hidden": hidden, "average": average, "counter": counter}
+
+
+def haiku_apply(variables, x):
+    """Training mode of a network whose state is named and kept as Haiku does."""
+    params, state, new = variables["params"], variables["batch_stats"], {}
+    for i in range(2):
+        x = x @ params[f"linear_{i}"]["w"]
+        for name, moment in (("mean", x.mean(0)), ("var", x.var(0))):
+            path = f"norm_{i}/~/{name}_ema"
+            new[path] = haiku_average(state[path], moment, 0.9 + 0.09 * i)
+        deviation = jnp.sqrt(x.var(0, keepdims=True) + 1e-5)
+        x = jax.nn.relu((x - x.mean(0, keepdims=True)) / deviation)
+    return x, {"batch_stats": new}

@@ -50,13 +50,19 @@ def golden_ticket(vectors):
     return Ticket(params, jax.tree.map(lambda _: None, params), stats)
 
 
+def counting(ticket):
+    """The ticket with a counter in every layer, as PyTorch's layers have."""
+    stats = {
+        name: {**leaves, "steps": jnp.array(37)} for name, leaves in ticket.batch_stats.items()
+    }
+    return ticket._replace(batch_stats=stats)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_reproduces_the_reference_vectors(vectors, images, golden_ticket, momentum, count):
-    model = Net(momentum)
-    found = recompute_batch_stats(
-        training(model), golden_ticket, images[:count], variance="unbiased"
-    )
+    model = Net(momentum, torch=True)
+    found = recompute_batch_stats(training(model), counting(golden_ticket), images[:count])
     for name, index in (("bn1", 1), ("bn2", 4)):
         for leaf, key in (("mean", "running_mean"), ("var", "running_var")):
             expected = vectors[f"update_bn/batches{count}/state/{index}.{key}"]
@@ -70,42 +76,26 @@ def test_reproduces_the_reference_vectors(vectors, images, golden_ticket, moment
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_layers_that_store_the_unbiased_variance_give_the_same(images, golden_ticket):
-    model = Net(torch=True)
-    stats = {
-        name: {**leaves, "steps": jnp.array(37)}
-        for name, leaves in golden_ticket.batch_stats.items()
-    }
-    ticket = golden_ticket._replace(batch_stats=stats)
-    run = partial(recompute_batch_stats, training(model), ticket, images)
-    stored = run().batch_stats["bn1"]
-    plain = partial(recompute_batch_stats, training(Net()), golden_ticket, images)
-    np.testing.assert_allclose(
-        stored["var"], plain(variance="unbiased").batch_stats["bn1"]["var"], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        run(variance="biased", stored="unbiased").batch_stats["bn1"]["var"],
-        plain().batch_stats["bn1"]["var"],
-        rtol=1e-5,
-    )
-    np.testing.assert_array_equal(
-        run(variance="unbiased", stored="unbiased").batch_stats["bn1"]["var"], stored["var"]
-    )
-    assert stored["steps"] == 37
+@pytest.mark.parametrize("torch", [False, True])
+def test_the_variance_is_what_the_layers_store(images, golden_ticket, torch):
+    ticket = counting(golden_ticket) if torch else golden_ticket
+    found = recompute_batch_stats(training(Net(torch=torch)), ticket, images[:1]).batch_stats
+    conv = nn.Conv(6, (3, 3), use_bias=False)
+    hidden = conv.apply({"params": golden_ticket.params["conv1"]}, images[0])
+    expected = np.var(hidden, axis=(0, 1, 2), ddof=int(torch))
+    np.testing.assert_allclose(found["bn1"]["var"], expected, rtol=1e-5)
+    assert found["bn1"].get("steps", 37) == 37
 
 
-def test_weighting_by_example_is_the_pooled_mean():
+def test_every_batch_weighs_the_same():
     model = nn.BatchNorm(use_running_average=False, momentum=0.7)
     apply_fn = partial(model.apply, mutable=["batch_stats"])
     batches = [np.array([[1.0], [2.0], [6.0]], np.float32), np.array([[11.0]], np.float32)]
-    variables = model.init(jax.random.key(0), batches[0])
-    ticket = Ticket(variables["params"], {"scale": None, "bias": None}, variables["batch_stats"])
-    by_batch = recompute_batch_stats(apply_fn, ticket, batches).batch_stats
-    by_example = recompute_batch_stats(apply_fn, ticket, batches, weighting="example").batch_stats
-    np.testing.assert_allclose(by_batch["mean"], [(3 + 11) / 2], rtol=1e-6)
-    np.testing.assert_allclose(by_example["mean"], [(3 * 3 + 11) / 4], rtol=1e-6)
-    np.testing.assert_allclose(by_batch["var"], [14 / 3 / 2], rtol=1e-5)
-    np.testing.assert_allclose(by_example["var"], [14 / 4], rtol=1e-5)
+    stats = model.init(jax.random.key(0), batches[0])["batch_stats"]
+    params = {"scale": jnp.ones(1), "bias": jnp.zeros(1)}
+    found = recompute_batch_stats(apply_fn, Ticket(params, {}, stats), batches).batch_stats
+    np.testing.assert_allclose(found["mean"], [(3 + 11) / 2], rtol=1e-6)
+    np.testing.assert_allclose(found["var"], [14 / 3 / 2], rtol=1e-5)
 
 
 def test_a_generator_of_tuples_compiles_once_per_shape(images):
@@ -120,7 +110,7 @@ def test_a_generator_of_tuples_compiles_once_per_shape(images):
     two = jnp.float32(2)
     first = recompute_batch_stats(apply_fn, ticket, ((x, two) for x in images[:2]))
     traces = len(calls)
-    assert traces == 2  # the momentum, then the moments
+    assert traces == 1  # one program for the momentum and for the moments
     recompute_batch_stats(apply_fn, first, [(x, two) for x in images[:2] * 3])
     assert len(calls) == traces
     scaled = recompute_batch_stats(training(model), ticket, [2 * x for x in images[:2]])
