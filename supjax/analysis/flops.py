@@ -107,10 +107,10 @@ def train_flops(
     if topology.dense_gradient == "always":
         return 2.0 * sparse + dense
     updates = (step for step in range(total_steps) if topology.due(step))
-    first, second = next(updates, total_steps), next(updates, total_steps)
-    every = second - first
-    if not every:  # no update in the whole run
+    first, second = next(updates, None), next(updates, None)
+    if first is None:
         return 3.0 * sparse
+    every = total_steps if second is None else second - first
     return (3.0 * sparse * every + 2.0 * sparse + dense) / (every + 1)
 
 

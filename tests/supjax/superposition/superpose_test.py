@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import supjax
-from supjax import Ticket, superpose, superpose_step
-from supjax.superposition import initial_active, next_active
+from supjax import Ticket, make_superposition, superpose, superpose_step
 
 
 def net(*rows):
@@ -153,21 +152,16 @@ def test_a_filter_chooses_among_plain_params():
 @pytest.mark.parametrize("average", ["cia", "caa", "cima"])
 def test_folding_by_hand_in_one_scan_is_superpose(average):
     members = [as_ticket(m, mean=jnp.asarray([float(i)])) for i, m in enumerate([ONE, TWO, THREE])]
-    start = (members[0], initial_active(members[0], average), jnp.float32(1))
-
-    def fold(carry, ticket):
-        running, active, count = carry
-        folded = superpose_step(
-            running, ticket, count, average=average, density=0.5, active=active, beta=0.25
-        )
-        return (folded, next_active(active, folded, ticket), count + 1), None
-
+    beta = {"beta": 0.25} if average == "cima" else {}
+    rule = make_superposition(average, density=0.5, **beta)
+    start = jax.jit(rule.init)(members[0])
     rest = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members[1:])
-    (result, _, count), _ = jax.lax.scan(fold, start, rest)
+    state, _ = jax.lax.scan(lambda s, ticket: (rule.fold(s, ticket), None), start, rest)
+    result = rule.result(state)
     expected = superpose(members, average=average, density=0.5, beta=0.25)
     np.testing.assert_allclose(rows(result)[0], rows(expected)[0], rtol=1e-6)
     np.testing.assert_allclose(result.batch_stats["mean"], expected.batch_stats["mean"], rtol=1e-6)
-    assert count == 3
+    assert state.members == 3
 
 
 def test_a_traced_count_compiles_once():
@@ -239,7 +233,7 @@ BAD = [
     (lambda: superpose([ONE], weights=[jnp.inf]), "weights must be 1 positive numbers, got [inf]"),
     (
         lambda: superpose([ONE], weights=[1], average="cima"),
-        "weights do not go with average='cima': beta sets its weights",
+        "weights do not go with average='cima': its members have none",
     ),
     (
         lambda: superpose({"a": jnp.ones((2, 1, 3)), "b": jnp.ones((3, 4))}),
@@ -251,11 +245,11 @@ BAD = [
     ),
     (
         lambda: superpose_step(as_ticket(ONE), as_ticket(TWO), 1, average="caa"),
-        "active= goes with average='caa', and that rule needs it",
+        "active= goes with the rules that have it, such as 'caa', and they need it",
     ),
     (
         lambda: superpose_step(as_ticket(ONE), as_ticket(TWO), 1, active={"a": ONE["a"]}),
-        "active= goes with average='caa', and that rule needs it",
+        "active= goes with the rules that have it, such as 'caa', and they need it",
     ),
     (
         lambda: superpose_step(as_ticket(ONE), as_ticket(TWO), 1, weight=-1),
