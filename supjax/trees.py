@@ -3,9 +3,9 @@
 A user's weights come as dicts, FrozenDicts, lists, dataclasses, NamedTuples, Equinox modules with
 `None` leaves, or with leaves in a wrapper: flax.nnx's `Variable`, linen's `Partitioned`; what he
 pairs them with (gradients, masks, the state inside `nnx.Optimizer`) may be built of other nodes.
-Every leaf has a name, its path without wrappers, such as `conv/kernel`, and two trees belong together if
-their names agree. Public functions bring their trees onto the nodes of the params once, with
-`rehang`; what is inside then maps trees of one structure.
+Every leaf has a name, its path without wrappers, such as `conv/kernel`, and two trees belong
+together if their names agree. Public functions bring their trees onto the nodes of the params once,
+with `rehang`; what is inside then maps trees of one structure.
 """
 
 import sys

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from supjax.analysis.tracing import layer_flops
 from supjax.checks import check_choice, check_count
-from supjax.trees import is_none, path_str
+from supjax.trees import named_leaves
 from supjax.types import Params, PyTree, TopologyTransform
 
 MOMENTS = 200
@@ -115,8 +114,7 @@ def train_flops(
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
-    return {path_str(path): leaf for path, leaf in leaves} if tree is not None else {}
+    return {} if tree is None else named_leaves(tree)
 
 
 def _share(leaf: Any) -> float:
