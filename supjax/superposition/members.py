@@ -52,9 +52,9 @@ def as_tickets(given: Any, filter_fn: LeafFilter | None, density: float | None) 
         _check_weights(member)
     tickets: list[Ticket] = []
     for member, masks in zip(members, _masks_of_all(members, filter_fn), strict=True):
+        check_masks(member.params, masks)
         if not jax.tree.leaves(masks):
             raise ValueError(f"{member.name} has no sparse weight to prune")
-        check_masks(member.params, masks)
         ticket = Ticket(member.params, masks, member.batch_stats)
         tickets.append(
             on_nodes_of(tickets[0], ticket, member.name) if tickets else on_own_nodes(ticket)
@@ -256,9 +256,16 @@ def _warn_of_lost_zeros(tickets: list[Ticket], density: float | None) -> None:
 
 def _on_devices_of_the_first(tickets: list[Ticket]) -> list[Ticket]:
     """Return the tickets as JAX arrays that one program can take together."""
-    anchor = jax.tree.leaves(tickets[0].params)[0]
+    weights = jax.tree.leaves(tickets[0].params)
+    anchor = max(weights, key=_count_of_devices)
     first = jax.tree.map(lambda leaf: _placed(leaf, anchor, alike=False), tickets[0])
     return [jax.tree.map(_placed, ticket, first) for ticket in tickets]
+
+
+def _count_of_devices(leaf: Any) -> int:
+    """Return on how many devices an array has been placed on purpose."""
+    known = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return len(leaf.sharding.device_set) if known and leaf.committed else 0
 
 
 def _placed(leaf: Any, target: Any, *, alike: bool = True) -> Any:
