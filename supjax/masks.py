@@ -1,8 +1,9 @@
 """Mask algebra over pytrees: which weights are sparse, applying, counting, comparing.
 
 A mask tree has the params' structure with `bool` leaves, and `None` where a weight stays dense.
-Trees are mapped params first, `jax.tree.map(f, params, masks)`: a masks-first map meets `None`
-where the params have a leaf and raises.
+Public functions match leaves by path (see `supjax.trees`), so that masks in a dict fit weights in a
+`FrozenDict` or an `nnx.State`. Inside, trees are mapped params first, `jax.tree.map(f, params,
+masks)`: a masks-first map meets `None` where the params have a leaf and raises.
 """
 
 import zlib
@@ -13,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.trees import is_none, path_str
-from supjax.types import LeafFilter, Masks, Params, PyTree
+from supjax.trees import check_same_names, named_leaves, path_str, rehang
+from supjax.types import LeafFilter, Masks, Params, PyTree, Ticket
 
 _FOLD = 8  # slices added up before a reduction
 _LANES = 64  # every slice is a multiple of this long
@@ -96,14 +97,14 @@ def leaf_key(key: jax.Array, path: str) -> jax.Array:
 
 
 def paired(params: Params, masks: Masks) -> Iterator[tuple[str, Any, Any]]:
-    """Yield `(path, weight, mask or None)` leaf by leaf; both trees must match.
+    """Yield `(path, weight, mask or None)` leaf by leaf; both trees must have the same paths.
 
     Raises:
       ValueError: if the trees differ, naming the path.
     """
     check_masks(params, masks)
-    flags = _leaves_by_path(masks)
-    for name, weight in _leaves_by_path(params).items():
+    flags = named_leaves(masks, "masks")
+    for name, weight in named_leaves(params, "params").items():
         if weight is not None:
             yield name, weight, flags[name]
 
@@ -111,7 +112,8 @@ def paired(params: Params, masks: Masks) -> Iterator[tuple[str, Any, Any]]:
 def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
     """Raise a one-line `ValueError` or `TypeError` unless `masks` are masks of `params`.
 
-    `name` says in the message what the first tree holds.
+    Leaves are matched by path; nodes may differ. `name` says in the message what the first tree
+    holds.
 
     >>> import jax.numpy as jnp
     >>> check_masks({"w": jnp.ones((2, 2))}, {"w": jnp.ones((2, 3), bool)})
@@ -119,9 +121,9 @@ def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
       ...
     ValueError: mask at 'w' has shape (2, 3), params have (2, 2)
     """
-    weights, flags = _leaves_by_path(params), _leaves_by_path(masks)
-    _check_paths(weights, flags, (name, "masks"))
-    for path, mask in flags.items():
+    check_same_names(params, masks, (name, "masks"))
+    weights = named_leaves(params, name)
+    for path, mask in named_leaves(masks, "masks").items():
         if mask is None:
             continue
         dtype = getattr(mask, "dtype", type(mask).__name__)
@@ -132,32 +134,18 @@ def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
             raise ValueError(f"mask at {path!r} has shape {mask.shape}, {name} have {shape}")
 
 
-def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by their readable paths, `None` included."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
-    return {path_str(path): leaf for path, leaf in leaves}
-
-
-def _check_paths(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str]) -> None:
-    differing = first.keys() ^ second.keys()
-    if differing:
-        path = min(differing)
-        lacks = names[1] if path in first else names[0]
-        raise ValueError(f"{names[0]} and {names[1]} differ: {lacks} have no leaf at {path!r}")
-
-
 def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
     """Set every masked-out entry to exactly zero: `x * m`, also where `x` is NaN or infinite.
 
     Args:
-      tree: params, gradients or any tree of the params' structure.
+      tree: params, gradients or any tree with the params' paths.
       masks: its masks; `None` leaves a leaf as it is.
 
     Returns:
-      The masked tree; shapes and dtypes are kept.
+      The masked tree; its nodes, shapes and dtypes are kept.
 
     Raises:
-      ValueError: if the trees or shapes differ (the path is named).
+      ValueError: if paths or shapes differ (the path is named).
 
     >>> import jax.numpy as jnp
     >>> params = {"bias": jnp.ones(2), "kernel": jnp.array([[1.0, jnp.inf]])}
@@ -165,6 +153,7 @@ def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
     Array([[1., 0.]], dtype=float32)
     """
     check_masks(tree, masks)
+    masks = rehang(masks, tree, ("masks", "params"))
     return jax.tree.map(
         lambda x, m: x if m is None else jnp.where(m, x, jnp.zeros((), x.dtype)), tree, masks
     )
@@ -204,12 +193,14 @@ def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     return map_maskable(lambda _, w: w != 0, params, filter_fn)
 
 
-def as_masks(masks_or_params: PyTree) -> Masks:
-    """Return masks unchanged, and of params the masks of their non-zeros."""
+def as_masks(masks_or_params: PyTree, filter_fn: LeafFilter | None = None) -> Masks:
+    """Return masks unchanged, a ticket's masks, and of params the masks of their non-zeros."""
+    if isinstance(masks_or_params, Ticket):
+        return masks_or_params.masks
     leaves = jax.tree.leaves(masks_or_params)
     if all(getattr(leaf, "dtype", None) == jnp.bool_ for leaf in leaves):
         return masks_or_params
-    return nonzero_masks(masks_or_params)
+    return nonzero_masks(masks_or_params, filter_fn)
 
 
 def _total(counts: list[Any]) -> Any:
@@ -219,11 +210,12 @@ def _total(counts: list[Any]) -> Any:
     return sum(int(count) for count in counts)
 
 
-def count_active(masks_or_params: PyTree) -> Any:
+def count_active(masks_or_params: PyTree, filter_fn: LeafFilter | None = None) -> Any:
     """Count active weights, `sum(m)`, over maskable leaves; zero biases do not count.
 
     Args:
-      masks_or_params: masks, or params whose non-zeros are counted.
+      masks_or_params: masks, a ticket, or params whose non-zeros are counted.
+      filter_fn: which leaves of params are maskable; None for the default. Masks say it themselves.
 
     Returns:
       A Python int (exact at any size); under a trace an int32 scalar.
@@ -232,14 +224,16 @@ def count_active(masks_or_params: PyTree) -> Any:
     >>> count_active({"bias": None, "kernel": jnp.array([[True, False, True]])})
     2
     """
-    return _total([count_true(m) for m in jax.tree.leaves(as_masks(masks_or_params))])
+    masks = as_masks(masks_or_params, filter_fn)
+    return _total([count_true(m) for m in jax.tree.leaves(masks)])
 
 
-def count_maskable(masks_or_params: PyTree) -> int:
+def count_maskable(masks_or_params: PyTree, filter_fn: LeafFilter | None = None) -> int:
     """Count the weights that could be active: N of METHOD, the size of all masks.
 
     Args:
-      masks_or_params: masks, or params whose maskable leaves are counted.
+      masks_or_params: masks, a ticket, or params whose maskable leaves are counted.
+      filter_fn: which leaves of params are maskable; None for the default. Masks say it themselves.
 
     Returns:
       A Python int.
@@ -248,14 +242,15 @@ def count_maskable(masks_or_params: PyTree) -> int:
     >>> count_maskable({"bias": jnp.ones(2), "kernel": jnp.zeros((2, 3))})
     6
     """
-    return sum(m.size for m in jax.tree.leaves(as_masks(masks_or_params)))
+    return sum(m.size for m in jax.tree.leaves(as_masks(masks_or_params, filter_fn)))
 
 
-def density(masks_or_params: PyTree) -> Any:
+def density(masks_or_params: PyTree, filter_fn: LeafFilter | None = None) -> Any:
     """Return the share of kept weights, `count_active / count_maskable`, in [0, 1].
 
     Args:
-      masks_or_params: masks, or params whose non-zeros are counted.
+      masks_or_params: masks, a ticket, or params whose non-zeros are counted.
+      filter_fn: which leaves of params are maskable; None for the default. Masks say it themselves.
 
     Returns:
       A Python float; under a trace a float32 scalar.
@@ -267,23 +262,21 @@ def density(masks_or_params: PyTree) -> Any:
     >>> density({"kernel": jnp.array([[True, False, False, False]])})
     0.25
     """
-    return count_active(masks_or_params) / _size(masks_or_params)
-
-
-def _size(masks_or_params: PyTree) -> int:
-    size = count_maskable(masks_or_params)
+    masks = as_masks(masks_or_params, filter_fn)
+    size = count_maskable(masks)
     if size == 0:
         raise ValueError("a tree without maskable weights has no density")
-    return size
+    return count_active(masks) / size
 
 
-def _both(f: Callable[[Any, Any], Any], first: PyTree, second: PyTree) -> Any:
+def _both(f: Callable[[Any, Any], Any], first: Masks, second: Masks) -> Any:
     """Count, over all sparse places, where `f(a, b)` holds."""
-    one, other = _leaves_by_path(as_masks(first)), _leaves_by_path(as_masks(second))
-    _check_paths(one, other, ("the first masks", "the second masks"))
+    names = ("the first masks", "the second masks")
+    check_same_names(first, second, names)
+    others = named_leaves(second, names[1])
     counts = []
-    for path, a in one.items():
-        b = other[path]
+    for path, a in named_leaves(first, names[0]).items():
+        b = others[path]
         shapes = [None if m is None else m.shape for m in (a, b)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"masks at {path!r} have shapes {shapes[0]} and {shapes[1]}")
@@ -292,23 +285,25 @@ def _both(f: Callable[[Any, Any], Any], first: PyTree, second: PyTree) -> Any:
     return _total(counts)
 
 
-def iou(first: PyTree, second: PyTree) -> Any:
+def iou(first: PyTree, second: PyTree, filter_fn: LeafFilter | None = None) -> Any:
     """Return the intersection over union of two masks: `|a & b| / |a | b|`, 1 if both are empty.
 
     Args:
-      first: masks, or params whose non-zeros are compared.
-      second: the same for the other network.
+      first: masks, a ticket, or params whose non-zeros are compared.
+      second: the same for the other network; its nodes may be others.
+      filter_fn: which leaves of params are maskable; None for the default. Masks say it themselves.
 
     Returns:
       A Python float in [0, 1]; under a trace a float32 scalar.
 
     Raises:
-      ValueError: if the trees or shapes differ (the path is named).
+      ValueError: if paths or shapes differ (the path is named).
 
     >>> import jax.numpy as jnp
     >>> iou({"w": jnp.array([[True, True, False]])}, {"w": jnp.array([[True, False, True]])})
     0.3333333333333333
     """
+    first, second = as_masks(first, filter_fn), as_masks(second, filter_fn)
     union = _both(jnp.logical_or, first, second)
     both = _both(jnp.logical_and, first, second)
     if isinstance(union, int):

@@ -1,11 +1,11 @@
 """Trees meet by path, not by node type.
 
 A user's weights come as dicts, FrozenDicts, lists, dataclasses, NamedTuples, Equinox modules with
-`None` leaves, or flax.nnx states, whose leaves are wrapped in `nnx.Variable`s; what he pairs them
-with (gradients, masks, the state inside `nnx.Optimizer`) may be built of other nodes. Every leaf
-has a name, its path without wrappers, such as `conv/kernel`, and two trees belong together if
-their names agree. Public functions bring their trees onto the nodes of the params once, with
-`rehang`; what is inside then maps trees of one structure.
+`None` leaves, or with leaves in a wrapper: flax.nnx's `Variable`, linen's `Partitioned`; what he
+pairs them with (gradients, masks, the state inside `nnx.Optimizer`) may be built of other nodes.
+Every leaf has a name, its path without wrappers, such as `conv/kernel`, and two trees belong
+together if their names agree. Public functions bring their trees onto the nodes of the params once,
+with `rehang`; what is inside then maps trees of one structure.
 """
 
 import sys
@@ -21,10 +21,13 @@ def is_none(node: Any) -> bool:
     return node is None
 
 
+_WRAPPERS = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
+
+
 def is_wrapped(node: Any) -> bool:
-    """Tell apart `flax.nnx.Variable`s, which wrap one array each; flax is not imported for it."""
-    nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(node, nnx.Variable)
+    """Tell apart flax's wrappers of one leaf each; flax is not imported for it."""
+    known = (getattr(sys.modules.get(module), name, None) for module, name in _WRAPPERS)
+    return any(wrapper is not None and isinstance(node, wrapper) for wrapper in known)
 
 
 def path_str(path: Any) -> str:
@@ -33,14 +36,17 @@ def path_str(path: Any) -> str:
 
 
 def unwrapped(tree: PyTree) -> PyTree:
-    """Return a tree in which every wrapped leaf is the array that it wraps.
+    """Return a tree in which every wrapped leaf is what it wraps: an array, or `None`.
 
     >>> unwrapped({"w": 1.0})
     {'w': 1.0}
     """
 
     def unwrap(node: Any) -> Any:
-        return jax.tree.leaves(node)[0] if is_wrapped(node) and jax.tree.leaves(node) else node
+        if not is_wrapped(node):
+            return node
+        ((content,), _) = jax.tree_util.default_registry.flatten_one_level(node)
+        return unwrapped(content)
 
     return jax.tree.map(unwrap, tree, is_leaf=is_wrapped)
 

@@ -5,7 +5,6 @@ from supjax.analysis.calibration import (
     brier,
     ece,
     ensemble_log_probabilities,
-    ensemble_probabilities,
     nll,
     reliability_bins,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "disagreement",
     "ece",
     "ensemble_log_probabilities",
-    "ensemble_probabilities",
     "exploration_rate",
     "forward_flops",
     "interpolate",

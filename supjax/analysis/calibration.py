@@ -155,6 +155,9 @@ def ensemble_log_probabilities(logits: Any) -> jax.Array:
       ValueError: another number of axes, or an empty one.
       TypeError: not floating-point.
 
+    Source: Lakshminarayanan et al., *Simple and scalable predictive uncertainty estimation using
+    deep ensembles*, NeurIPS 2017, section 2.4.
+
     >>> members = jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]]))
     >>> jnp.exp(ensemble_log_probabilities(members))
     Array([[0.375, 0.625]], dtype=float32)
@@ -162,25 +165,3 @@ def ensemble_log_probabilities(logits: Any) -> jax.Array:
     logits = check_logits(logits, ndim=3)
     mean_of = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0)
     return mean_of - jnp.log(jnp.asarray(logits.shape[0], mean_of.dtype))
-
-
-def ensemble_probabilities(logits: Any) -> jax.Array:
-    """Return the mean prediction of several networks, `mean_m softmax(logits_m)`.
-
-    Args:
-      logits: `(members, examples, classes)`.
-
-    Returns:
-      Probabilities `(examples, classes)`.
-
-    Raises:
-      ValueError: another number of axes, or an empty one.
-      TypeError: not floating-point.
-
-    Source: Lakshminarayanan et al., *Simple and scalable predictive uncertainty estimation using
-    deep ensembles*, NeurIPS 2017, section 2.4.
-
-    >>> ensemble_probabilities(jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]])))
-    Array([[0.375, 0.625]], dtype=float32)
-    """
-    return jnp.mean(jax.nn.softmax(check_logits(logits, ndim=3)), axis=0)

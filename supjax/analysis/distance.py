@@ -1,6 +1,6 @@
 """How differently two networks predict, and tables of any distance over all pairs.
 
-Masks are compared by `supjax.iou` and `supjax.hamming`.
+Masks are compared by `supjax.iou`.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from supjax.analysis.tracing import layer_flops
 from supjax.checks import check_choice, check_count
-from supjax.trees import is_none, path_str
+from supjax.trees import named_leaves
 from supjax.types import Params, PyTree, TopologyTransform
 
 MOMENTS = 200
@@ -107,16 +106,15 @@ def train_flops(
     if topology.dense_gradient == "always":
         return 2.0 * sparse + dense
     updates = (step for step in range(total_steps) if topology.due(step))
-    first, second = next(updates, total_steps), next(updates, total_steps)
-    every = second - first
-    if not every:  # no update in the whole run
+    first, second = next(updates, None), next(updates, None)
+    if first is None:
         return 3.0 * sparse
+    every = total_steps if second is None else second - first
     return (3.0 * sparse * every + 2.0 * sparse + dense) / (every + 1)
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
-    return {path_str(path): leaf for path, leaf in leaves} if tree is not None else {}
+    return {} if tree is None else named_leaves(tree)
 
 
 def _share(leaf: Any) -> float:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from supjax.checks import check_count
 from supjax.superposition.averaging import running_mean
-from supjax.tickets import check_same_tickets
+from supjax.tickets import on_nodes_of, on_own_nodes
 from supjax.types import Scalar, Ticket
 
 
@@ -24,7 +24,7 @@ def interpolate(first: Ticket, second: Ticket, t: Scalar) -> Ticket:
       estimate them again (`supjax.recompute_batch_stats`) before trusting its accuracy.
 
     Raises:
-      ValueError: the networks differ in structure, shapes or in which leaves are sparse.
+      ValueError: the networks differ in paths, shapes, dtypes or in which leaves are sparse.
 
     Source: Frankle et al., *Linear mode connectivity and the lottery ticket hypothesis*,
     ICML 2020, section 2.
@@ -34,7 +34,8 @@ def interpolate(first: Ticket, second: Ticket, t: Scalar) -> Ticket:
     >>> interpolate(a, b, 0.25).params
     {'w': Array([1.5, 1. ], dtype=float32)}
     """
-    check_same_tickets(first, second, "the second network")
+    first = on_own_nodes(first)
+    second = on_nodes_of(first, second, "the second network")
     return Ticket(
         params=running_mean(first.params, second.params, t),
         masks=jax.tree.map(jnp.logical_or, first.masks, second.masks),
@@ -62,9 +63,9 @@ def walk(waypoints: Sequence[Ticket], steps: int) -> Iterator[tuple[float, Ticke
     check_count(steps, "steps")
     if len(waypoints) < 2:
         raise ValueError(f"a path needs at least 2 waypoints, got {len(waypoints)}")
-    for i, other in enumerate(waypoints):
-        check_same_tickets(waypoints[0], other, f"waypoint {i}")
-    return _walk(waypoints, steps)
+    first = on_own_nodes(waypoints[0])
+    hung = [on_nodes_of(first, other, f"waypoint {i}") for i, other in enumerate(waypoints)]
+    return _walk(hung, steps)
 
 
 def _walk(waypoints: Sequence[Ticket], steps: int) -> Iterator[tuple[float, Ticket]]:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.tickets import check_same_shapes, check_same_tickets
+from supjax.tickets import check_same_shapes, on_nodes_of, on_own_nodes
+from supjax.trees import rehang
 from supjax.types import Params, Scalar, Ticket
 
 
@@ -44,7 +45,7 @@ def loss_plane(first: Ticket, second: Ticket, third: Ticket) -> Plane:
       The `Plane`.
 
     Raises:
-      ValueError: the networks differ in structure or shapes, or lie on one line.
+      ValueError: the networks differ in paths, shapes or dtypes, or lie on one line.
 
     Source: Garipov et al., *Loss surfaces, mode connectivity, and fast ensembling of DNNs*,
     NeurIPS 2018 (the planes of figure 1).
@@ -55,8 +56,9 @@ def loss_plane(first: Ticket, second: Ticket, third: Ticket) -> Plane:
            [3., 0.],
            [1., 2.]])
     """
-    check_same_tickets(first, second, "the second network")
-    check_same_tickets(first, third, "the third network")
+    first = on_own_nodes(first)
+    second = on_nodes_of(first, second, "the second network")
+    third = on_nodes_of(first, third, "the third network")
     to_second = _minus(second.params, first.params)
     to_third = _minus(third.params, first.params)
     length = math.sqrt(_dot(to_second, to_second))
@@ -113,7 +115,7 @@ def plane_coordinates(plane: Plane, params: Params) -> tuple[float, float, float
       `(x, y, distance)`: the coordinates, and the Euclidean distance from the plane.
 
     Raises:
-      ValueError: the weights differ in structure or shapes.
+      ValueError: the weights differ in paths or shapes.
 
     >>> tickets = [Ticket({"w": jnp.array(w)}, {"w": None}) for w in
     ...            ([0., 0., 0.], [3., 0., 0.], [1., 2., 0.])]
@@ -121,7 +123,7 @@ def plane_coordinates(plane: Plane, params: Params) -> tuple[float, float, float
     (1.0, 2.0, 7.0)
     """
     check_same_shapes(plane.origin.params, params, "the params differ from the plane's")
-    offset = _minus(params, plane.origin.params)
+    offset = _minus(rehang(params, plane.origin.params), plane.origin.params)
     x, y = _dot(offset, plane.u), _dot(offset, plane.v)
     rest = jax.tree.map(lambda o, u, v: o - x * u - y * v, offset, plane.u, plane.v)
     return x, y, math.sqrt(_dot(rest, rest))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from supjax.trees import path_str
+from supjax.trees import named_leaves
 from supjax.types import Params
 
 ACTIVATIONS = "(activations)"
@@ -56,9 +56,9 @@ def layer_flops(apply_fn: Callable[..., Any], params: Params, *inputs: Any) -> d
     >>> layer_flops(lambda p, x: jnp.tanh(x @ p["w1"]) @ p["w2"], params, jnp.ones((1, 3)))
     {'w1': 30, 'w2': 20}
     """
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    names = [path_str(path) for path, _ in leaves]
-    sizes = [math.prod(leaf.shape) for _, leaf in leaves]
+    leaves = {k: leaf for k, leaf in named_leaves(params, "params").items() if leaf is not None}
+    names = list(leaves)
+    sizes = [math.prod(leaf.shape) for leaf in leaves.values()]
     closed = jax.make_jaxpr(apply_fn)(params, *inputs)
     data = [_Source(data=True)] * (len(closed.jaxpr.invars) - len(leaves))
     charges: Charges = []

@@ -14,7 +14,7 @@ from supjax.prune_grow import active_counts as layer_active_counts
 from supjax.prune_grow import layer_sizes
 from supjax.selection import largest_weight_masks
 from supjax.superposition.averaging import running_mean
-from supjax.tickets import check_same_tickets
+from supjax.tickets import on_nodes_of, on_own_nodes
 from supjax.types import Masks, Params, PyTree, Scalar, Superposition, SuperpositionState, Ticket
 
 SUPERPOSITIONS: dict[str, Callable[..., Superposition]] = {}
@@ -109,10 +109,11 @@ def pruned_mean(
     check_choice(scope, "scope", SCOPES)
 
     def init(ticket: Ticket, weight: Scalar = 1.0) -> SuperpositionState:
+        ticket = on_own_nodes(ticket)
         return SuperpositionState(ticket, 1, weight, first_extra(ticket.masks, weight))
 
     def fold(state: SuperpositionState, ticket: Ticket, weight: Scalar = 1.0) -> SuperpositionState:
-        check_same_tickets(state.ticket, ticket, "ticket")
+        ticket = on_nodes_of(state.ticket, ticket, "ticket")
         own = share(state.weight, weight)
         allowed = budget_of(density, ticket)
         folded, extra = _fold(

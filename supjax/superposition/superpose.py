@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from supjax.checks import check_choice, check_density, check_fraction
-from supjax.masks import check_masks, nonzero_masks
 from supjax.prune_grow import active_counts as layer_active_counts
 from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, Budget, budget_of
-from supjax.tickets import check_same_tickets
-from supjax.trees import path_str
+from supjax.superposition.members import as_tickets
+from supjax.tickets import on_own_nodes
+from supjax.trees import rehang
 from supjax.types import (
     LeafFilter,
-    Params,
     PyTree,
     Scalar,
     Superposition,
@@ -26,7 +25,7 @@ from supjax.types import (
 
 
 def superpose(
-    tickets: Sequence[Ticket] | Sequence[Params] | Ticket | Params,
+    tickets: Any,
     *,
     density: float | None = None,
     average: str | Superposition = "cia",
@@ -42,10 +41,22 @@ def superpose(
     statistics are averaged along; `recompute_batch_stats` re-estimates them instead.
 
     Args:
-      tickets: a list or tuple of `Ticket`s, or of plain params pytrees (masks are then read off
-        the non-zeros of maskable weights); or one `Ticket` or params pytree whose leaves are
-        stacked along a leading axis. The first is what the running mean starts from: pass the
-        network at the end of the normal phase there to include it, as the paper's tables do.
+      tickets: a list, tuple, generator or any other collection of members, or a dict of them. A
+        member is a `Ticket`, a params pytree, a training state (`TrainState`, or flax's with an
+        optimizer of `sparsify`), or the path of a ticket file; arrays may be NumPy's or lie on
+        several devices. Leaves are matched by path. Or one `Ticket` or params pytree whose leaves
+        are stacked along a leading axis. The first member is what the running mean starts from:
+        pass the network at the end of the normal phase there to include it, as the paper's tables
+        do.
+
+        Masks of plain params are read off the non-zeros of maskable weights; tickets carry theirs,
+        so that a weight just grown, which is still zero, is not lost. Without a filter, leaves
+        that are all non-zero in all members stay dense (unless every maskable leaf is); beside
+        tickets, those that are dense there. Under `jax.jit`, where no value is known, the filter
+        alone decides.
+
+        A dict holds members if its values are tickets, states or files, or if there are several
+        and they are trees of the same paths and shapes; otherwise it is one stacked tree.
       density: share of maskable weights to keep, in (0, 1]. None keeps as many weights as the
         tickets have (the rounded mean, should they differ).
       average: "cia" (default) as above; "caa" divides each weight's sum by the number of tickets
@@ -56,17 +67,24 @@ def superpose(
       scope: "global" prunes by one threshold over all maskable weights, "layer" keeps the tickets'
         layer densities.
       beta: decay of "cima", in [0, 1].
-      filter_fn: which leaves of plain params pytrees are sparse.
+      filter_fn: which leaves of plain params are sparse.
 
     Returns:
-      The superposed network. It has exactly `round(density * N)` active weights unless the
-      average has fewer non-zeros; its mask is exactly its non-zeros. Of equal magnitudes the
-      lowest index stays; an infinity counts as the largest magnitude, and NaN is pruned first.
+      The superposed network, on the nodes and the devices of the first member. It has exactly
+      `round(density * N)` active weights unless the average has fewer non-zeros; its mask is
+      exactly its non-zeros. Of equal magnitudes the lowest index stays; an infinity counts as the
+      largest magnitude, and NaN is pruned first.
 
     Raises:
-      ValueError: if there is no ticket, an option is unknown, a number is out of range, or
-        tickets differ in structure or shape (the path is named).
-      TypeError: if weights are not floating-point.
+      ValueError: if there is no ticket, an option is unknown, a number is out of range, tickets
+        differ in paths, shapes or dtypes (the path is named), or a dict could be members as well
+        as stacked.
+      TypeError: if weights are not floating-point, or something else is handed over.
+      OSError: if a ticket file cannot be read.
+
+    Warns:
+      UserWarning: if non-zero counts of plain params differ from each other, or from the density
+        that was asked for (but for networks that are all dense).
 
     Source: Yin et al., *Superposing Many Tickets into One*, UAI 2022, section 3.
 
@@ -77,7 +95,7 @@ def superpose(
     Array([[3. , 0. , 1.5, 0. ]], dtype=float32)
     """
     check_options(density, average, scope, beta)
-    members = _as_tickets(tickets, filter_fn)
+    members = as_tickets(tickets, filter_fn, density)
     rule = _rule(average, _common_budget(members, density), scope, beta)
     shares = _weight_arguments(weights, len(members), rule, average)
     state = rule.init(members[0], *shares[0])
@@ -129,6 +147,7 @@ def superpose_step(
     if not isinstance(weight, jax.core.Tracer) and not 0 < weight < math.inf:
         raise ValueError(f"weight must be a positive number, got {weight}")
     rule = _rule(average, density, scope, beta)
+    running = on_own_nodes(running)
     first = jax.eval_shape(rule.init, running)
     if not isinstance(first, SuperpositionState):
         raise TypeError("a rule with a state of its own kind goes by its init, fold and result")
@@ -136,7 +155,8 @@ def superpose_step(
         raise ValueError(
             "active= goes with the rules that have it, such as 'caa', and they need it"
         )
-    state = SuperpositionState(running, 2, count, () if active is None else active)
+    extra = () if active is None else rehang(active, first.extra, ("active", "that of running"))
+    state = SuperpositionState(running, 2, count, extra)
     return rule.fold(state, ticket, *((weight,) if rule.weighted else ())).ticket
 
 
@@ -177,46 +197,6 @@ def _rounded_mean(counts: jax.Array, axis: int) -> jax.Array:
     whole = jnp.sum(counts // size, axis=axis)
     rest = jnp.sum(counts % size, axis=axis)
     return whole + (2 * rest + size) // (2 * size)
-
-
-def _as_tickets(tickets: Any, filter_fn: LeafFilter | None) -> list[Ticket]:
-    """Return a list of tickets, whatever form they came in, after checking that they agree."""
-    if isinstance(tickets, list) or (
-        isinstance(tickets, tuple) and not hasattr(tickets, "_fields")
-    ):
-        members = list(tickets)
-    else:
-        members = _unstack(tickets)
-    if not members:
-        raise ValueError("superpose needs at least one ticket, got none")
-    result: list[Ticket] = []
-    for i, member in enumerate(members):
-        if not isinstance(member, Ticket):
-            member = Ticket(member, nonzero_masks(member, filter_fn))
-        if not jax.tree.leaves(member.masks):
-            raise ValueError(f"ticket {i} has no sparse weight to prune")
-        check_masks(member.params, member.masks)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(member.params)[0]:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise TypeError(
-                    f"tickets must hold floating-point weights, got {leaf.dtype} "
-                    f"at {path_str(path)!r} of ticket {i}"
-                )
-        check_same_tickets(result[0] if result else member, member, f"ticket {i}")
-        result.append(member)
-    return result
-
-
-def _unstack(stacked: Any) -> list[Any]:
-    """Return the members of a tree that is stacked along a leading axis."""
-    leaves = jax.tree.leaves(stacked)
-    lengths = sorted({leaf.shape[0] if leaf.ndim else -1 for leaf in leaves})
-    if len(lengths) != 1 or lengths[0] < 0:
-        raise ValueError(
-            "stacked tickets need one common leading axis in all leaves, got lengths "
-            f"{['none' if n < 0 else n for n in lengths]}"
-        )
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(lengths[0])]
 
 
 def _weight_arguments(

@@ -1,14 +1,17 @@
-"""Random pytrees for property tests: nested dicts, lists and NamedTuples of weights.
+"""Random pytrees for property tests: weights nested in dicts, lists, dataclasses, nnx states...
 
 Leaf shapes come from a short catalogue, because every new list of shapes is a compilation; what
 varies freely is how the leaves are nested and which values they hold.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from hypothesis import strategies as st
 
 from supjax.types import Ticket
@@ -31,6 +34,35 @@ class Layer(NamedTuple):
 
     first: Any
     second: Any
+
+
+@flax.struct.dataclass
+class LayerData:
+    """The same as a dataclass."""
+
+    first: Any
+    second: Any
+
+
+@st.composite
+def rewrapped(draw: st.DrawFn, tree: Any) -> Any:
+    """Build a tree of dicts, lists, tuples and `Layer`s from other nodes that name leaves alike."""
+    if isinstance(tree, Mapping | list | tuple):
+        names = tree._fields if isinstance(tree, Layer) else range(len(tree))
+        items = tree.items() if isinstance(tree, Mapping) else zip(names, tree, strict=True)
+        parts = {name: draw(rewrapped(part)) for name, part in items}
+        kinds: list[Any] = [dict, flax.core.FrozenDict, nnx.State]
+        if isinstance(tree, Layer):
+            kinds += [lambda parts: Layer(**parts), lambda parts: LayerData(**parts)]
+        elif not isinstance(tree, Mapping):
+            kinds = [
+                lambda parts: list(parts.values()),
+                lambda parts: tuple(parts.values()),
+                dict,
+                lambda parts: {str(i): part for i, part in parts.items()},
+            ]
+        return draw(st.sampled_from(kinds))(parts)
+    return draw(st.sampled_from([lambda leaf: leaf, nnx.Param]))(tree)
 
 
 @st.composite

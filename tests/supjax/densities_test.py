@@ -211,8 +211,8 @@ def test_masks_are_drawn_anew_for_every_key_and_leaf():
     first = supjax.init_masks(jax.random.key(0), KERNELS, 0.5, "uniform")
     again = supjax.init_masks(jax.random.key(0), KERNELS, 0.5, "uniform")
     other = supjax.init_masks(jax.random.key(1), KERNELS, 0.5, "uniform")
-    assert supjax.hamming(first, again) == 0
-    assert 0.25 < supjax.hamming(first, other) < 0.75
+    assert supjax.iou(first, again) == 1
+    assert 1 / 7 < supjax.iou(first, other) < 3 / 5  # a quarter to three quarters are shared
     assert (first["a"] != first["b"]["kernel"]).any()
 
 

@@ -68,17 +68,16 @@ def test_masks_are_read_off_the_non_zeros(pair):
 def test_a_mask_compared_with_itself_and_with_its_opposite(pair):
     _, masks = pair
     opposite = jax.tree.map(jnp.logical_not, masks)
-    assert (supjax.iou(masks, masks), supjax.hamming(masks, masks)) == (1, 0)
-    assert (supjax.iou(masks, opposite), supjax.hamming(masks, opposite)) == (0, 1)
+    assert supjax.iou(masks, masks) == 1
+    assert supjax.iou(masks, opposite) == 0
 
 
 def test_overlap_by_hand():
     other = {"bias": None, "kernel": jnp.array([[True, True], [False, False]])}
     assert supjax.iou(MASKS, other) == 1 / 3
-    assert supjax.hamming(MASKS, other) == 2 / 4
     empty = {"kernel": jnp.zeros((2, 2), bool)}
     assert supjax.iou(empty, empty) == 1
-    assert supjax.hamming(PARAMS, MASKS) == 1 / 4  # the non-zeros of the params
+    assert supjax.iou(PARAMS, MASKS) == 2 / 3  # the non-zeros of the params
 
 
 def test_counting_works_under_jit():
@@ -186,12 +185,11 @@ BAD = [
     (lambda: supjax.density({"bias": jnp.ones(3)}), ValueError,
      "a tree without maskable weights has no density"),
     (lambda: supjax.density({}), ValueError, "a tree without maskable weights has no density"),
-    (lambda: supjax.hamming({}, {}), ValueError, "a tree without maskable weights has no density"),
     (lambda: supjax.iou(MASKS, {"kernel": MASK}), ValueError,
      "the first masks and the second masks differ: the second masks have no leaf at 'bias'"),
     (lambda: supjax.iou(MASKS, WIDE), ValueError,
      "masks at 'kernel' have shapes (2, 2) and (2, 3)"),
-    (lambda: supjax.hamming(MASKS, {"bias": MASK[0], "kernel": MASK}), ValueError,
+    (lambda: supjax.iou(MASKS, {"bias": MASK[0], "kernel": MASK}), ValueError,
      "masks at 'bias' have shapes None and (2,)"),
 ]  # fmt: skip
 

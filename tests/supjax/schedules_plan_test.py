@@ -44,19 +44,6 @@ def test_steps_by_hand(arguments, plan):
     assert CyclePlan.from_steps(**arguments) == plan
 
 
-@pytest.mark.parametrize(
-    ("total", "percent", "cycles", "plan"),
-    [
-        (1000, 10, 3, (901, 33, 3)),
-        (1000, 0.3, 1, (997, 3, 1)),
-        (100, 29, 29, (71, 1, 29)),
-        (12, 100, 3, (0, 4, 3)),
-    ],
-)
-def test_percent_by_hand(total, percent, cycles, plan):
-    assert CyclePlan.from_percent(total, cyclic_percent=percent, num_cycles=cycles) == plan
-
-
 @given(st.integers(1, 400), st.integers(0, 100), st.integers(1, 20), st.integers(1, 9))
 def test_the_phases_tile_the_run(epochs, percent, cycle, steps):
     plan = CyclePlan.from_epochs(
@@ -80,10 +67,6 @@ def from_steps(total=100, cyclic=20, cycle=5):
     return CyclePlan.from_steps(total, cyclic_steps=cyclic, cycle_steps=cycle)
 
 
-def from_percent(total=100, percent=10, cycles=2):
-    return CyclePlan.from_percent(total, cyclic_percent=percent, num_cycles=cycles)
-
-
 BAD = [
     (lambda: from_epochs(epochs=0), "epochs must be an integer of at least 1, got 0"),
     (lambda: from_epochs(cycle=0), "cycle_epochs must be an integer of at least 1, got 0"),
@@ -103,13 +86,6 @@ BAD = [
     (
         lambda: from_steps(cycle=21),
         "cycle of 21 steps is longer than the cyclic phase of 20",
-    ),
-    (lambda: from_percent(total=0), "total_steps must be an integer of at least 1, got 0"),
-    (lambda: from_percent(cycles=0), "num_cycles must be an integer of at least 1, got 0"),
-    (lambda: from_percent(percent=101), "cyclic_percent must be in [0, 100], got 101"),
-    (
-        lambda: from_percent(percent=1),
-        "2 cycles do not fit into a cyclic phase of 1 steps",
     ),
 ]
 

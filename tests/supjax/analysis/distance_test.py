@@ -41,9 +41,6 @@ def test_all_pairs_of_masks():
     np.testing.assert_allclose(
         pairwise(supjax.iou, masks), [[1, 1 / 3, 0], [1 / 3, 1, 1 / 3], [0, 1 / 3, 1]]
     )
-    np.testing.assert_allclose(
-        pairwise(supjax.hamming, masks), [[0, 0.5, 1], [0.5, 0, 0.5], [1, 0.5, 0]]
-    )
 
 
 def test_all_pairs_of_predictions():

@@ -12,8 +12,9 @@ from jax import lax
 import supjax
 from experiments.models.resnet import ImageNetResNet
 from supjax.analysis import ACTIVATIONS, forward_flops, layer_flops, total_flops, train_flops
-from supjax.analysis.flops import COUNTED
-from supjax.topologies import METHODS
+from supjax.topologies import METHODS, make_topology
+from supjax.types import TopologyTransform
+from tests.helpers.registry import RAMPS, build
 
 W = {"a": jax.ShapeDtypeStruct((4, 4), jnp.float32), "b": jax.ShapeDtypeStruct((4, 3), jnp.float32)}
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)
@@ -158,7 +159,8 @@ def test_resnet50_training_costs_what_is_published(resnet50):
     dense = total_flops(layers)
     for sparsity, expected in ((0.8, 0.42), (0.9, 0.25)):
         sparse = total_flops(layers, supjax.erk(params, 1 - sparsity))
-        share = train_flops("rigl", dense, sparse, update_every=100) / train_flops("dense", dense)
+        rigl = make_topology("rigl", density=1 - sparsity, update_every=100)
+        share = train_flops(rigl, dense, sparse, total_steps=32_000) / (3 * dense)
         np.testing.assert_allclose(share, expected, atol=0.01)
 
 
@@ -178,19 +180,49 @@ def test_masks_count_like_their_densities():
     assert forward_flops(apply_fn, empty, jnp.ones(0), densities=nothing) == 0
 
 
-def test_training_by_hand():
-    assert train_flops("dense", 10) == 30
-    for method in ("static", "set", "set_itop", "dsr", "mest", "snip", "grasp", "synflow"):
-        assert train_flops(method, 10, 2) == 6
-    assert train_flops("snfs", 10, 2) == 14
-    for method in ("rigl", "rigl_itop"):
-        assert train_flops(method, 10, 2, update_every=4) == (3 * 2 * 4 + 2 * 2 + 10) / 5
-    for method in ("gmp", "granet"):
-        np.testing.assert_allclose(train_flops(method, 10, densities=[1, 0.5, 0.25, 0.25]), 15)
+@pytest.mark.parametrize(
+    ("names", "sparse", "expected"),
+    [
+        (("dense",), 10, 30),
+        (("static", "set", "set_itop", "dsr", "mest", "snip", "grasp", "synflow"), 2, 6),
+        (("snfs",), 2, 14),
+        (("rigl", "rigl_itop"), 2, (3 * 2 * 4 + 2 * 2 + 10) / 5),  # an update every 4 steps
+    ],
+)
+def test_training_by_hand(names, sparse, expected):
+    for name in names:
+        takes_interval = name not in ("dense", "static", "snip", "grasp", "synflow")
+        topology = build(name, **({"update_every": 4} if takes_interval else {}))
+        assert train_flops(topology, 10, sparse, total_steps=40) == expected
 
 
-def test_every_registered_method_is_counted():
-    assert set(COUNTED) == set(METHODS)
+def test_updates_that_a_run_has_once_or_never():
+    rigl = make_topology("rigl", density=0.2, update_every=20)
+    assert train_flops(rigl, 10, 2, total_steps=19) == 6
+    assert train_flops(rigl, 10, 2, total_steps=20) == (3 * 2 * 20 + 2 * 2 + 10) / 21
+
+
+def test_a_ramp_costs_its_mean_density():
+    def method(*densities):
+        ramp = lambda step: densities[step * len(densities) // 400]  # noqa: E731
+        return build("static")._replace(density_at=ramp, dense_gradient="always")
+
+    assert train_flops(method(1, 0.5, 0.25, 0.25), 10, 2.5, total_steps=400) == 15
+    for name in RAMPS:
+        topology = build(name)
+        ramp = np.mean([topology.density_at(step) for step in range(100)])
+        cost = train_flops(topology, 10, 2.8, total_steps=100)
+        np.testing.assert_allclose(cost, 30 * ramp, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_registered_method_is_counted(name):
+    cost = train_flops(build(name), 10.0, 2.8, total_steps=5000)
+    assert 3 * 2.8 <= cost <= 3 * 10
+
+
+def unheard_of() -> TopologyTransform:
+    return build("static")._replace(dense_gradient="sometimes")
 
 
 @pytest.mark.parametrize(
@@ -206,20 +238,13 @@ def test_every_registered_method_is_counted():
             lambda: forward_flops(lambda p, x: x @ p["a"], W, X, densities={"c": 0.5}),
             "densities name a layer that the params lack: 'c'",
         ),
-        (lambda: train_flops("rgl", 10, 2), "method must be one of dense, dsr, gmp, "),
-        (lambda: train_flops("set", 10), "set needs the forward operations of the sparse network"),
         (
-            lambda: train_flops("rigl", 10, 2),
-            "update_every must be an integer of at least 1, got None",
+            lambda: train_flops(build("set"), 10, 2, total_steps=0),
+            "total_steps must be an integer of at least 1, got 0",
         ),
         (
-            lambda: train_flops("rigl", 10, 2, update_every=0),
-            "update_every must be an integer of at least 1, got 0",
-        ),
-        (lambda: train_flops("gmp", 10), "gmp needs densities in [0, 1] over time, got None"),
-        (
-            lambda: train_flops("granet", 10, densities=[1.5]),
-            "granet needs densities in [0, 1] over time, got [1.5]",
+            lambda: train_flops(unheard_of(), 10, 2, total_steps=9),
+            "dense_gradient must be one of ['always', 'never', 'updates'], got 'sometimes'",
         ),
     ],
 )

@@ -57,9 +57,9 @@ def test_a_walk_passes_its_waypoints():
     c = ticket([1.0, 1.0, 1.0, 1.0])
     path = list(walk((A, c, B), 4))
     assert [t for t, _ in path] == [i / 4 for i in range(9)]
-    assert path[0][1] is A
-    assert path[4][1] is c
-    assert path[8][1] is B
+    assert path[0][1] == A
+    assert path[4][1] == c
+    assert path[8][1] == B
     np.testing.assert_array_equal(weights(path[6][1]), weights(interpolate(c, B, 0.5)))
     assert [t for t, _ in walk([A, B], 1)] == [0, 1]
 

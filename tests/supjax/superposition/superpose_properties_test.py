@@ -1,5 +1,6 @@
 """What holds for every superposition, over random trees and tickets."""
 
+import warnings
 from fractions import Fraction
 
 import jax
@@ -10,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import supjax
-from supjax import Ticket, superpose, superpose_step
-from supjax.superposition import AVERAGES, SCOPES, initial_active, next_active
+from supjax import Ticket, make_superposition, superpose, superpose_step
+from supjax.superposition import SCOPES, SUPERPOSITIONS
+from supjax.trees import is_none
 from tests.helpers.strategies import ticket_lists
 
-averages = st.sampled_from(AVERAGES)
+averages = st.sampled_from(sorted(SUPERPOSITIONS))
 scopes = st.sampled_from(SCOPES)
 densities = st.sampled_from([0.05, 0.2, 0.5, 0.9, 1.0])
+
+
+def leaves(tree):
+    return jax.tree.leaves(tree, is_leaf=is_none)
 
 
 def assert_same_bits(first, second):
@@ -101,21 +107,35 @@ def test_stacked_tickets_are_the_list(tickets, average, scope):
 
 @given(ticket_lists(3), averages, st.sampled_from([None, 0.3]))
 def test_params_are_tickets_whose_masks_are_the_non_zeros(tickets, average, density):
-    plain = superpose([t.params for t in tickets], average=average, density=density)
-    bare = [Ticket(t.params, t.masks) for t in tickets]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the density asked for is another one
+        plain = superpose([t.params for t in tickets], average=average, density=density)
+    full = [m is not None and m.size > 0 and bool(m.all()) for m in leaves(tickets[0].masks)]
+    some = any(m is not None and not f for m, f in zip(leaves(tickets[0].masks), full, strict=True))
+    kept = iter(full)
+    dense = jax.tree.map(lambda leaf: some and next(kept), tickets[0].masks, is_leaf=is_none)
+    bare = [
+        Ticket(t.params, jax.tree.map(lambda w, d, m: None if d else m, t.params, dense, t.masks))
+        for t in tickets
+    ]
     assert_same_bits(plain, superpose(bare, average=average, density=density))
 
 
 @given(ticket_lists(3), averages, scopes)
 def test_folding_by_hand_is_superpose(tickets, average, scope):
-    running, active = tickets[0], initial_active(tickets[0], average)
-    for count, ticket in enumerate(tickets[1:], start=1):
-        folded = superpose_step(
-            running, ticket, jnp.int32(count), average=average, scope=scope, active=active
-        )
-        active = next_active(active, folded, ticket)
-        running = folded
-    assert_same_bits(running, superpose(tickets, average=average, scope=scope))
+    expected = superpose(tickets, average=average, scope=scope)
+    rule = make_superposition(average, scope=scope)
+    state = rule.init(tickets[0])
+    for ticket in tickets[1:]:
+        state = rule.fold(state, ticket)
+    assert_same_bits(rule.result(state), expected)
+    if not jax.tree.leaves(state.extra):
+        running = tickets[0]
+        for count, ticket in enumerate(tickets[1:], start=1):
+            running = superpose_step(
+                running, ticket, jnp.int32(count), average=average, scope=scope
+            )
+        assert_same_bits(running, expected)
 
 
 @given(ticket_lists(2))
@@ -134,12 +154,13 @@ def test_compiled_and_eager_agree(tickets, scope):
     assert_close(compiled.params, eager.params, rtol=1e-2)
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("average", SUPERPOSITIONS)
 def test_a_fold_holds_no_more_than_two_tickets(average):
     size = 1 << 20
     ticket = Ticket({"w": jnp.ones((1, size))}, {"w": jnp.ones((1, size), bool)})
-    active = initial_active(ticket, average)
-    step = jax.jit(lambda r, t, n, a: superpose_step(r, t, n, average=average, active=a))
-    memory = step.lower(ticket, ticket, 1, active).compile().memory_analysis()
-    assert memory.output_size_in_bytes < 5.1 * size  # weights and masks of one ticket
+    rule = make_superposition(average)
+    state = rule.init(ticket)
+    memory = jax.jit(rule.fold).lower(state, ticket).compile().memory_analysis()
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(state.extra))
+    assert memory.output_size_in_bytes < 5.1 * size + own  # weights and masks of one ticket
     assert memory.temp_size_in_bytes < 20 * size

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import supjax
-from supjax import Ticket, superpose, superpose_step
-from supjax.superposition import initial_active, next_active
+from supjax import Ticket, make_superposition, superpose, superpose_step
 
 
 def net(*rows):
@@ -23,6 +22,11 @@ def net(*rows):
 def as_ticket(params, **stats):
     masks = jax.tree.map(lambda w: w != 0 if w.ndim == 2 else None, params)
     return Ticket(params, masks, jax.tree.map(jnp.asarray, stats))
+
+
+def fold(members, **options):
+    """The superposition of plain members as tickets, which carry their masks."""
+    return superpose([as_ticket(member) for member in members], **options)
 
 
 def rows(ticket):
@@ -68,7 +72,7 @@ ONE, TWO, THREE = net([4, -2, 0, 0]), net([2, 0, 3, 0]), net([0, 0, 2, -9])
     ],
 )
 def test_by_hand(options, members, expected):
-    result = superpose(members, **options)
+    result = fold(members, **options)
     np.testing.assert_allclose(rows(result)[0], expected, rtol=1e-6)
 
 
@@ -76,13 +80,13 @@ def test_connection_aware_forgets_what_was_pruned_back():
     # The second place loses the first fold with 1 against 5 and 4. When it comes back with 8, it
     # is new: 8, and not (1 + 8) / 2. The first place has been active twice, the third once.
     members = [net([4, 1, 0]), net([6, 0, 4]), net([0, 8, 0])]
-    assert rows(superpose(members, average="caa", density=0.67))[0] == [5, 8, 0]
+    assert rows(fold(members, average="caa", density=0.67))[0] == [5, 8, 0]
 
 
 def test_scopes():
     # The means are (3,2,1,0) and (9,8,7,6); four of eight weights stay.
     members = [net([3, 2, 1, 0], [9, 8, 7, 6])] * 2
-    assert rows(superpose(members, density=0.5)) == [[0, 0, 0, 0], [9, 8, 7, 6]]
+    assert rows(fold(members, density=0.5)) == [[0, 0, 0, 0], [9, 8, 7, 6]]
     halves = [
         as_ticket(net([3, 2, 0, 0], [9, 8, 0, 0])),
         as_ticket(net([0, 0, 5, 4], [0, 0, 7, 6])),
@@ -96,33 +100,33 @@ def test_scopes():
 
 def test_without_a_density_the_rounded_mean_of_the_counts_is_kept():
     members = [net([1, 2, 3, 4]), net([0, 0, 0, 5]), net([0, 0, 0, 6])]  # 4, 1 and 1 active
-    np.testing.assert_allclose(rows(superpose(members))[0], [0, 0, 1, 5], rtol=1e-6)
+    np.testing.assert_allclose(rows(fold(members))[0], [0, 0, 1, 5], rtol=1e-6)
     two = [net([1, 2, 3, 4]), net([0, 0, 0, 5])]  # 2.5 rounds up
-    assert rows(superpose(two))[0] == [0, 1, 1.5, 4.5]
-    assert rows(superpose(two[::-1])) == rows(superpose(two))
+    assert rows(fold(two))[0] == [0, 1, 1.5, 4.5]
+    assert rows(fold(two[::-1])) == rows(fold(two))
 
 
 def test_ties_go_to_the_lowest_index_of_the_first_leaf():
     members = [net([1, -1, 0], [1, 1, -1]), net([1, -1, 0], [1, 1, -1])]
-    assert rows(superpose(members, density=0.5)) == [[1, -1, 0], [1, 0, 0]]
+    assert rows(fold(members, density=0.5)) == [[1, -1, 0], [1, 0, 0]]
 
 
 def test_a_budget_above_the_non_zeros_prunes_nothing_and_activates_no_zero():
     members = [net([4, 0, 0, 0]), net([0, -2, 0, 0])]
     for scope in ("global", "layer"):
-        result = superpose(members, density=1.0, scope=scope)
+        result = fold(members, density=1.0, scope=scope)
         assert rows(result)[0] == [2, -1, 0, 0]
         assert supjax.count_active(result.masks) == 2
-    cancelled = superpose([net([4, 1]), net([-4, 1])])
+    cancelled = fold([net([4, 1]), net([-4, 1])])
     assert rows(cancelled)[0] == [0, 1]
 
 
 def test_infinities_stay_and_nan_goes_first():
     members = [net([jnp.nan, 1, 2, jnp.inf]), net([1, 1, 2, 1])]
-    assert rows(superpose(members, density=0.75))[0] == [0, 1, 2, jnp.inf]
-    assert rows(superpose(members, density=0.25))[0] == [0, 0, 0, jnp.inf]
-    assert np.isnan(superpose(members).params["a"][0, 0])
-    opposite = superpose([net([jnp.inf, 1, 0]), net([-jnp.inf, 0, 3])], density=0.6)
+    assert rows(fold(members, density=0.75))[0] == [0, 1, 2, jnp.inf]
+    assert rows(fold(members, density=0.25))[0] == [0, 0, 0, jnp.inf]
+    assert np.isnan(fold(members).params["a"][0, 0])
+    opposite = fold([net([jnp.inf, 1, 0]), net([-jnp.inf, 0, 3])], density=0.6)
     assert rows(opposite)[0] == [0, 0.5, 1.5]
 
 
@@ -153,21 +157,16 @@ def test_a_filter_chooses_among_plain_params():
 @pytest.mark.parametrize("average", ["cia", "caa", "cima"])
 def test_folding_by_hand_in_one_scan_is_superpose(average):
     members = [as_ticket(m, mean=jnp.asarray([float(i)])) for i, m in enumerate([ONE, TWO, THREE])]
-    start = (members[0], initial_active(members[0], average), jnp.float32(1))
-
-    def fold(carry, ticket):
-        running, active, count = carry
-        folded = superpose_step(
-            running, ticket, count, average=average, density=0.5, active=active, beta=0.25
-        )
-        return (folded, next_active(active, folded, ticket), count + 1), None
-
+    beta = {"beta": 0.25} if average == "cima" else {}
+    rule = make_superposition(average, density=0.5, **beta)
+    start = jax.jit(rule.init)(members[0])
     rest = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members[1:])
-    (result, _, count), _ = jax.lax.scan(fold, start, rest)
+    state, _ = jax.lax.scan(lambda s, ticket: (rule.fold(s, ticket), None), start, rest)
+    result = rule.result(state)
     expected = superpose(members, average=average, density=0.5, beta=0.25)
     np.testing.assert_allclose(rows(result)[0], rows(expected)[0], rtol=1e-6)
     np.testing.assert_allclose(result.batch_stats["mean"], expected.batch_stats["mean"], rtol=1e-6)
-    assert count == 3
+    assert state.members == 3
 
 
 def test_a_traced_count_compiles_once():
@@ -204,7 +203,7 @@ def test_the_whole_of_superpose_compiles(scope, average):
 
 def test_bfloat16_tickets_stay_bfloat16():
     members = [{"w": jnp.asarray([[1.0, 3.0, 0.0]], jnp.bfloat16)} for _ in range(2)]
-    result = superpose(members, density=0.34)
+    result = fold(members, density=0.34)
     assert result.params["w"].dtype == jnp.bfloat16
     assert result.params["w"].tolist() == [[0.0, 3.0, 0.0]]
 
@@ -239,7 +238,7 @@ BAD = [
     (lambda: superpose([ONE], weights=[jnp.inf]), "weights must be 1 positive numbers, got [inf]"),
     (
         lambda: superpose([ONE], weights=[1], average="cima"),
-        "weights do not go with average='cima': beta sets its weights",
+        "weights do not go with average='cima': its members have none",
     ),
     (
         lambda: superpose({"a": jnp.ones((2, 1, 3)), "b": jnp.ones((3, 4))}),
@@ -251,11 +250,11 @@ BAD = [
     ),
     (
         lambda: superpose_step(as_ticket(ONE), as_ticket(TWO), 1, average="caa"),
-        "active= goes with average='caa', and that rule needs it",
+        "active= goes with the rules that have it, such as 'caa', and they need it",
     ),
     (
         lambda: superpose_step(as_ticket(ONE), as_ticket(TWO), 1, active={"a": ONE["a"]}),
-        "active= goes with average='caa', and that rule needs it",
+        "active= goes with the rules that have it, such as 'caa', and they need it",
     ),
     (
         lambda: superpose_step(as_ticket(ONE), as_ticket(TWO), 1, weight=-1),

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from inspect import signature
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 import supjax
 from supjax.allocation import budget
 from supjax.prune_grow import active_counts
-from supjax.topologies import METHODS, make_topology
+from supjax.topologies import METHODS, exploring, make_topology
 from supjax.trees import is_none
 from tests.helpers.registry import DENSITY, RAMPS, build, start_density
 from tests.helpers.strategies import Layer
@@ -150,6 +151,66 @@ def test_growth_lands_on_free_places_even_without_any_gradient(name, fraction):
 @every_method
 def test_an_update_moves_masks_unless_they_are_fixed(name):
     assert same(begin(name)[1].masks, settled(name)[0].masks) == (name in FIXED)
+
+
+@every_method
+def test_an_exploration_moves_the_masks_of_those_that_grow(name):
+    topology, _ = begin(name)
+    before, after = settled(name)[0], move(name, fraction=0.5)
+    has_room = supjax.density(before.masks) < 1
+    assert same(before.masks, after.masks) != (topology.grows and has_room)
+
+
+@pytest.mark.parametrize("name", sorted(n for n in METHODS if not build(n).grows))
+def test_those_that_do_not_grow_explore_by_a_wrapper(name):
+    topology, (before, params) = exploring(begin(name)[0]), settled(name)
+    assert topology.grows
+    moved = topology.update(jax.random.key(2), GRADS, before, params, LATE, drop_fraction=0.5)
+    assert not same(before.masks, moved.masks)
+    assert (active_counts(moved.masks) == active_counts(before.masks)).all()
+    own = topology.update(jax.random.key(2), GRADS, before, params, LATE)
+    assert same(own.masks, before.masks)
+
+
+@every_method
+def test_the_density_over_time_is_that_of_the_masks(name):
+    interval = {"update_every": 8} if "update_every" in signature(METHODS[name]).parameters else {}
+    topology, state = build(name, **interval), begin(name)[1]
+    seen = [topology.density_at(0)]
+    assert supjax.count_active(state.masks) == budget(seen[0], SIZE)
+    for step in filter(topology.due, range(33)):
+        params = supjax.apply_masks(PARAMS, state.masks)
+        state = topology.update(jax.random.key(step), GRADS, state, params, step)
+        seen.append(topology.density_at(step + 1))  # an update at step i follows i + 1 steps
+        assert abs(supjax.density(state.masks) - seen[-1]) < 1 / SIZE
+    assert len(seen) == (5 if interval and name != "gmp" else 4 if interval else 1)
+    assert (min(seen) < max(seen)) == (name in RAMPS)
+    traced = jax.vmap(topology.density_at)(jnp.arange(33)) if name in RAMPS else seen[0]
+    np.testing.assert_allclose(traced, [topology.density_at(s) for s in range(33)], rtol=1e-6)
+
+
+@every_method
+def test_gradients_of_absent_weights_count_where_a_method_says_so(name):
+    topology, _ = begin(name)
+    state = settled(name)[0]
+    absent = jax.tree.map(
+        lambda g, m: g if m is None else jnp.where(m, g, -3 * g[::-1]), GRADS, state.masks
+    )
+    told = topology.dense_gradient != "never"
+    has_room = supjax.density(state.masks) < 1
+    assert same(move(name).masks, move(name, grads=absent).masks) != (told and has_room)
+    if topology.observe is not None:
+        assert topology.dense_gradient == "always"
+        seen = [topology.observe(grads, state) for grads in (GRADS, absent)]
+        assert not same(*seen)
+
+
+@every_method
+def test_the_facts_of_a_method_are_of_their_types(name):
+    topology, _ = begin(name)
+    assert isinstance(topology.grows, bool)
+    assert topology.dense_gradient in ("never", "updates", "always")
+    assert 0 < topology.density_at(LATE) <= 1
 
 
 @every_method
