@@ -385,7 +385,8 @@ def nnx_apply_fn(model: Any, **options: Any) -> ApplyFn:
     """
     from flax import nnx
 
-    graph, params, stats, rest = nnx.split(nnx.clone(model), nnx.Param, nnx.BatchStat, ...)
+    graph, *states = nnx.split(nnx.clone(model), nnx.Param, nnx.BatchStat, ...)
+    params, stats, rest = states
 
     def apply_fn(variables: Any, *inputs: Any) -> tuple[Any, dict[str, Any]]:
         own = (

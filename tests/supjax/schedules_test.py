@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import supjax
-from supjax.schedules import never
 
 LOW, HIGH = 0.001, 0.005
 
@@ -122,11 +121,6 @@ def test_update_steps(arguments, steps):
     due = supjax.every(**arguments)
     assert [step for step in range(12) if due(step)] == steps
     assert np.flatnonzero(jax.vmap(due)(jnp.arange(12))).tolist() == steps
-
-
-def test_never_is_never():
-    assert not any(never(step) for step in range(5))
-    assert not jax.jit(never)(jnp.array(2**31 - 1))
 
 
 SCHEDULES = {

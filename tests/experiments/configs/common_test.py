@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from experiments.checkpoints.manager import CheckpointError, check_config
 from experiments.configs.common import base, restored
 from experiments.configs.rules import check_config_values
-from experiments.errors import ConfigError
+from experiments.errors import CheckpointError, ConfigError
+from experiments.records.folder import RunFolder
 from experiments.study.published import published_setup
 
 
@@ -64,15 +64,15 @@ def test_stored_values_of_wrong_types_are_found_by_the_rules(found):
 
 def test_options_tie_a_folder_to_them(tmp_path):
     config = base()
-    check_config(tmp_path, config.to_dict())
+    RunFolder(tmp_path, config).tie()
     config.topology.options.update_every = 7
     with pytest.raises(CheckpointError, match=r"options.update_every: nothing .*, 7 given"):
-        check_config(tmp_path, config.to_dict())
-    check_config(tmp_path / "other", config.to_dict())
-    check_config(tmp_path / "other", config.to_dict())
+        RunFolder(tmp_path, config).tie()
+    RunFolder(tmp_path / "other", config).tie()
+    RunFolder(tmp_path / "other", config).tie()
     config.topology.options.update_every = 8
     with pytest.raises(CheckpointError, match=r"topology.options.update_every: 7 .*, 8 given"):
-        check_config(tmp_path / "other", config.to_dict())
+        RunFolder(tmp_path / "other", config).tie()
 
 
 def test_options_and_an_initial_sparsity_leave_the_published_set_up():
