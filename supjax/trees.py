@@ -9,6 +9,7 @@ their names agree. Public functions bring their trees onto the nodes of the para
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,7 +41,10 @@ def unwrapped(tree: PyTree) -> PyTree:
     """
 
     def unwrap(node: Any) -> Any:
-        return jax.tree.leaves(node)[0] if is_wrapped(node) and jax.tree.leaves(node) else node
+        if not is_wrapped(node):
+            return node
+        leaves = jax.tree.leaves(node, is_leaf=is_none)
+        return leaves[0] if len(leaves) == 1 else node
 
     return jax.tree.map(unwrap, tree, is_leaf=is_wrapped)
 
@@ -66,6 +70,16 @@ def named_leaves(tree: PyTree, name: str = "tree") -> dict[str, Any]:
             raise ValueError(f"two leaves of the {name} have the path {key!r}")
         leaves[key] = leaf
     return leaves
+
+
+def map_named(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """Return the tree with `f(name, leaf)` for every leaf; wrappers stay, `None` is a leaf too.
+
+    >>> map_named(lambda name, leaf: f"{name} is {leaf}", {"a": [1, None]})
+    {'a': ['a/0 is 1', 'a/1 is None']}
+    """
+    names = iter(named_leaves(tree))
+    return jax.tree.map(lambda leaf: f(next(names), leaf), tree, is_leaf=is_none)
 
 
 def check_same_names(first: PyTree, second: PyTree, names: tuple[str, str]) -> None:
