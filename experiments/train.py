@@ -63,7 +63,8 @@ def train_together(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
         that the others can go on without.
     """
     config = folders[0].config  # but for the seed, that of all
-    check_config_values(config)
+    for folder in folders:
+        check_config_values(folder.config)
     devices = check_devices(config, jax.process_count(), jax.local_device_count())
     try:
         with open_run(folders, devices) as run:

@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 from experiments.configs.fields import FIELDS, INT32, SECTIONS, Field, is_number, is_whole, shown
 from experiments.errors import ConfigError
 from supjax.allocation import budget, exact
+from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
 
 FACTORIES: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
     "topology.options": lambda config: METHODS[config.method],
+    "sup_tickets.options": lambda config: SUPERPOSITIONS[config.sup_tickets.average],
 }
 """Whose arguments the options are."""
 

@@ -60,6 +60,12 @@ def method(factory: Factory) -> Factory:
     Arguments that it takes as `**shared` become part of its signature, with the defaults of
     `periodic`, and of its docstring, with the words of `Shared`.
 
+    Args:
+      factory: `(density, ...) -> TopologyTransform`; its name becomes the method's.
+
+    Returns:
+      The factory.
+
     >>> import inspect
     >>> str(inspect.signature(METHODS["set"]).parameters["update_every"])
     'update_every: int = 1000'
