@@ -47,7 +47,6 @@ def test_the_state_at_the_start_is_masked():
     assert state.params["w"].tolist() == [[1, 0], [3, -4]]
     assert (state.step.dtype, int(state.step)) == (jnp.int32, 0)
     assert jnp.issubdtype(state.rng.dtype, jax.dtypes.prng_key)
-    assert state.superposed is None
     assert state.ticket == Ticket(state.params, state.topology.masks, state.batch_stats)
     assert start(optax.sgd(0.1), fixed()).batch_stats == {}
 

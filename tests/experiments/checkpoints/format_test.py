@@ -130,8 +130,9 @@ def with_superposition(state: RunState) -> RunState:
 
 
 def with_another_superposition(state: RunState) -> RunState:
-    first = supjax.make_superposition("cia").init(without_bias(state).train.ticket)
-    return state._replace(superposition=first)
+    first = with_superposition(state).superposition
+    ticket = first.ticket._replace(params=without_bias(state).train.params)
+    return state._replace(superposition=first._replace(ticket=ticket))
 
 
 CHANGES: dict[str, tuple[Change, Change]] = {
