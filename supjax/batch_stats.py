@@ -21,7 +21,7 @@ from jax.interpreters import partial_eval
 
 from supjax.superposition.averaging import running_mean
 from supjax.tickets import check_same_shapes
-from supjax.trees import is_none, named_leaves, rehang
+from supjax.trees import map_named, named_leaves, rehang
 from supjax.types import Params, PyTree, Scalar, Ticket
 
 ApplyFn = Callable[..., Any]
@@ -59,8 +59,7 @@ def replace_stats(stats: PyTree, new: Moments) -> PyTree:
     >>> replace_stats({"bn": {"mean": jnp.ones(1), "steps": 3}}, {"bn/mean": jnp.zeros(1)})
     {'bn': {'mean': Array([0.], dtype=float32), 'steps': 3}}
     """
-    names = iter(named_leaves(stats, "batch_stats"))
-    return jax.tree.map(lambda leaf: new.get(next(names), leaf), stats, is_leaf=is_none)
+    return map_named(lambda name, leaf: new.get(name, leaf), stats)
 
 
 @functools.partial(jax.jit, static_argnums=0)

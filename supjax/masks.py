@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.trees import check_same_names, named_leaves, path_str, rehang
+from supjax.trees import map_named, rehang, same_names
 from supjax.types import LeafFilter, Masks, Params, PyTree, Ticket
 
 _FOLD = 8  # slices added up before a reduction
@@ -76,8 +76,7 @@ def map_maskable(
     """Return the params' tree with `f(path, leaf)` on maskable leaves and `None` on the others."""
     chosen = default_filter if filter_fn is None else filter_fn
 
-    def one(path: Any, leaf: Any) -> Any:
-        name = path_str(path)
+    def one(name: str, leaf: Any) -> Any:
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"params must be arrays, got {type(leaf).__name__} at {name!r}")
         if not chosen(name, leaf):
@@ -88,7 +87,7 @@ def map_maskable(
             )
         return f(name, leaf)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return map_named(one, params)
 
 
 def leaf_key(key: jax.Array, path: str) -> jax.Array:
@@ -102,15 +101,16 @@ def paired(params: Params, masks: Masks) -> Iterator[tuple[str, Any, Any]]:
     Raises:
       ValueError: if the trees differ, naming the path.
     """
-    check_masks(params, masks)
-    flags = named_leaves(masks, "masks")
-    for name, weight in named_leaves(params, "params").items():
+    weights, flags = check_masks(params, masks)
+    for name, weight in weights.items():
         if weight is not None:
             yield name, weight, flags[name]
 
 
-def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
-    """Raise a one-line `ValueError` or `TypeError` unless `masks` are masks of `params`.
+def check_masks(
+    params: PyTree, masks: Masks, name: str = "params"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return weights and masks by name, or raise in one line if they do not belong together.
 
     Leaves are matched by path; nodes may differ. `name` says in the message what the first tree
     holds.
@@ -121,9 +121,8 @@ def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
       ...
     ValueError: mask at 'w' has shape (2, 3), params have (2, 2)
     """
-    check_same_names(params, masks, (name, "masks"))
-    weights = named_leaves(params, name)
-    for path, mask in named_leaves(masks, "masks").items():
+    weights, flags = same_names(params, masks, (name, "masks"))
+    for path, mask in flags.items():
         if mask is None:
             continue
         dtype = getattr(mask, "dtype", type(mask).__name__)
@@ -132,6 +131,7 @@ def check_masks(params: PyTree, masks: Masks, name: str = "params") -> None:
         shape = getattr(weights[path], "shape", None)
         if mask.shape != shape:
             raise ValueError(f"mask at {path!r} has shape {mask.shape}, {name} have {shape}")
+    return weights, flags
 
 
 def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
@@ -271,11 +271,9 @@ def density(masks_or_params: PyTree, filter_fn: LeafFilter | None = None) -> Any
 
 def _both(f: Callable[[Any, Any], Any], first: Masks, second: Masks) -> Any:
     """Count, over all sparse places, where `f(a, b)` holds."""
-    names = ("the first masks", "the second masks")
-    check_same_names(first, second, names)
-    others = named_leaves(second, names[1])
+    ours, others = same_names(first, second, ("the first masks", "the second masks"))
     counts = []
-    for path, a in named_leaves(first, names[0]).items():
+    for path, a in ours.items():
         b = others[path]
         shapes = [None if m is None else m.shape for m in (a, b)]
         if shapes[0] != shapes[1]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from supjax.allocation import ceil_share
 from supjax.masks import check_masks, count_true, leaf_key
 from supjax.selection import global_top_k_masks, top_k_mask
-from supjax.trees import is_none, path_str
+from supjax.trees import is_none, map_named
 from supjax.types import Masks, Params, PyTree, Scalar
 
 
@@ -37,9 +37,7 @@ def random_scores(key: jax.Array, masks: Masks) -> PyTree:
     >>> random_scores(jax.random.key(0), {"w": jnp.ones((2, 3), bool)})["w"].shape
     (2, 3)
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, m: jax.random.uniform(leaf_key(key, path_str(path)), m.shape), masks
-    )
+    return map_named(lambda name, m: jax.random.uniform(leaf_key(key, name), m.shape), masks)
 
 
 def active_counts(masks: Masks) -> jax.Array:

@@ -9,6 +9,7 @@ with `rehang`; what is inside then maps trees of one structure.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,10 +75,27 @@ def named_leaves(tree: PyTree, name: str = "tree") -> dict[str, Any]:
     return leaves
 
 
-def check_same_names(first: PyTree, second: PyTree, names: tuple[str, str]) -> None:
-    """Raise a one-line `ValueError` naming a path at which only one of two trees has a leaf.
+def map_named(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """Return the tree, wrappers included, with `f(name, leaf)` in place of every leaf.
 
-    >>> check_same_names({"a": 1}, {"a": 1, "b": 2}, ("params", "masks"))
+    `None` leaves stay.
+
+    >>> map_named(lambda name, leaf: f"{name}={leaf}", {"conv": [1.0, None]})
+    {'conv': ['conv/0=1.0', None]}
+    """
+    named = iter((n, leaf) for n, leaf in named_leaves(tree).items() if leaf is not None)
+    return jax.tree.map(lambda _: f(*next(named)), tree)
+
+
+def same_names(
+    first: PyTree, second: PyTree, names: tuple[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the leaves of two trees by name (see `named_leaves`), which must be the same names.
+
+    Raises:
+      ValueError: naming a path at which only one of the trees has a leaf.
+
+    >>> same_names({"a": 1}, {"a": 1, "b": 2}, ("params", "masks"))
     Traceback (most recent call last):
       ...
     ValueError: params and masks differ: params have no leaf at 'b'
@@ -88,6 +106,7 @@ def check_same_names(first: PyTree, second: PyTree, names: tuple[str, str]) -> N
         path = min(differing)
         lacks = names[1] if path in one else names[0]
         raise ValueError(f"{names[0]} and {names[1]} differ: {lacks} have no leaf at {path!r}")
+    return one, other
 
 
 def rehang(tree: PyTree, like: PyTree, names: tuple[str, str] = ("tree", "params")) -> PyTree:
@@ -112,7 +131,6 @@ def rehang(tree: PyTree, like: PyTree, names: tuple[str, str] = ("tree", "params
     nodes: list[Any] = [jax.tree.structure(t, is_leaf=is_none) for t in (tree, like)]
     if nodes[0] == nodes[1]:
         return tree
-    check_same_names(tree, like, names)
-    leaves = named_leaves(tree, names[0])
-    hung = iter(named_leaves(like, names[1]))
+    leaves, places = same_names(tree, like, names)
+    hung = iter(places)
     return jax.tree.map(lambda _: leaves[next(hung)], like, is_leaf=is_none)

@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supjax.trees import check_same_names, is_none, named_leaves, rehang, unwrapped
+from supjax.trees import is_none, map_named, named_leaves, rehang, same_names, unwrapped
 from tests.helpers.strategies import Layer, LayerData, params_trees, rewrapped
 
 
@@ -71,7 +71,7 @@ def test_names_by_hand(tree, names):
 BAD = [
     (lambda: named_leaves({"a/b": 1.0, "a": {"b": 2.0}}, "params"),
      "two leaves of the params have the path 'a/b'"),
-    (lambda: check_same_names([1.0], [1.0, 2.0], ("params", "masks")),
+    (lambda: same_names([1.0], [1.0, 2.0], ("params", "masks")),
      "params and masks differ: params have no leaf at '1'"),
     (lambda: rehang({"w": 1.0}, {"w": 1.0, "x": None}, ("grads", "params")),
      "grads and params differ: grads have no leaf at 'x'"),
@@ -84,3 +84,12 @@ BAD = [
 def test_trees_that_do_not_belong_together_name_a_path(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_maps_by_name_keep_nodes_and_see_no_wrapper():
+    tree = nnx.State({"conv": {"kernel": nnx.Param(jnp.ones(2)), "bias": nnx.Param(None)}})
+    seen = []
+    mapped = map_named(lambda name, leaf: seen.append(name) or 2 * leaf, tree)
+    assert seen == ["conv/kernel"]
+    assert jax.tree.structure(mapped) == jax.tree.structure(tree)
+    assert mapped["conv"]["kernel"].get_value().tolist() == [2.0, 2.0]
