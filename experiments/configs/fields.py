@@ -193,7 +193,7 @@ FIELDS = (
         "sup_tickets.explore_fixed_masks",
         True,
         TRUTH,
-        "hosts without a grow rule explore as RigL does",
+        "base methods without a grow rule explore as RigL does",
     ),
     Field("sup_tickets.average", "cia", one_of(SUPERPOSITIONS)),
     Field("sup_tickets.beta", 0.5, SHARE, "cima only"),

@@ -20,8 +20,8 @@ def exploring(topology: TopologyTransform) -> TopologyTransform:
     Returns:
       The method with explorations.
 
-    Source: the authors' code of Sup-tickets explores this way whatever the host is, and so got
-    the published numbers of static and SNIP hosts.
+    Source: the authors' code of Sup-tickets explores this way whatever the base method is, and so
+    got the published numbers of static and SNIP.
 
     >>> import jax
     >>> import jax.numpy as jnp
