@@ -17,9 +17,10 @@ from rich.table import Table
 
 from experiments.analysis import sections
 from experiments.analysis.finished_run import FinishedRun
-from experiments.command_line import run_command, say
+from experiments.command_line import run_command
 from experiments.records.atomic import write_text
 from experiments.records.summary import MAX_COLUMNS, RULED
+from experiments.saying import say
 from experiments.start_jax import start_jax
 
 ANALYSIS_FOLDER = "analysis"

@@ -1,17 +1,12 @@
-"""Flags and output of the commands.
-
-Whatever is wrong with the flags is told in one line, with what is allowed; and what is printed is
-never part of the work.
-"""
+"""Flags of the commands: whatever is wrong with them is told in one line, with what is allowed."""
 
 import ast
-import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -19,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.configs.fields import OPTION_FIELDS
 from experiments.errors import ConfigError, RunError
+from experiments.saying import occupy_standard_streams, say
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -61,64 +57,22 @@ def run_command(
         logging.set_verbosity(logging.WARNING)
         return rest
 
+    occupy_standard_streams()
     try:
         app.run(lambda argv: command(argv[1:]) if arguments else command(), flags_parser=parse)
     except RunError as error:
-        print(f"{error.title}: {error}", file=sys.stderr, flush=True)
+        say(f"{error.title}: {error}", to_stderr=True)
         if jax.process_count() > 1 and not error.everywhere:
             os._exit(error.exit_code)  # an orderly exit would wait for the other processes
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+        say(f"error: {error.strerror}: {error.filename}", to_stderr=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped: SIGINT; the same command continues", file=sys.stderr, flush=True)
+        say("stopped: SIGINT; the same command continues", to_stderr=True)
         sys.exit(130)
-
-
-PLAIN = str.maketrans({"±": "+-"})
-"""What stands for a character that a terminal cannot show; others become escapes."""
-
-
-def say(text: str = "", *, to_stderr: bool = False) -> None:
-    r"""Print a line at once; a printer that fails costs the text, never the work.
-
-    A reader that has left (`| head -1`) is no mistake and says nothing; a full disk or a closed
-    output is told in one line on standard error, once. Characters that the output's encoding lacks
-    are replaced. Afterwards nothing is left in Python's buffer that could fail at the exit.
-
-    Args:
-      text: one line or several, without the last line break.
-      to_stderr: whether to print to standard error.
-
-    >>> say("difference +0.39 ± 0.27")
-    difference +0.39 ± 0.27
-    """
-    stream = sys.stderr if to_stderr else sys.stdout
-    if stream is None:  # closed before Python started
-        return
-    try:
-        try:
-            stream.write(text + "\n")
-        except UnicodeEncodeError as error:
-            plain = text.translate(PLAIN).encode(error.encoding, "backslashreplace")
-            stream.write(plain.decode(error.encoding) + "\n")
-        stream.flush()
-    except (OSError, ValueError) as error:  # ValueError: it has been closed since
-        _drain(stream)
-        if not to_stderr and not isinstance(error, BrokenPipeError):
-            why = error.strerror if isinstance(error, OSError) else None
-            say(f"output is not shown: {why or error}", to_stderr=True)
-
-
-def _drain(stream: TextIO) -> None:
-    """Lead a stream nowhere, with what its buffer holds and all that follows."""
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file has no such buffer
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 def define_config(default: str | None, text: str) -> None:

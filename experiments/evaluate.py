@@ -7,13 +7,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import supjax
-from experiments.command_line import define_config, run_command, say
+from experiments.command_line import define_config, run_command
 from experiments.configs import common
 from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError, RunError
 from experiments.run.build import build, open_dataset
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
+from experiments.saying import say
 from experiments.start_jax import start_jax
 from supjax.ticket_io import load_metadata, load_ticket
 from supjax.tickets import check_same_shapes

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
 from experiments.data.checks import DataError, one_line
+from experiments.saying import say
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _TOLD = (ValueError, RuntimeError, OSError, ImportError)
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit("interrupted: nothing was prepared")
     except _TOLD as error:
         sys.exit(f"cannot prepare {one_line(name)}: {error}")
-    print(*lines, f"{name} is prepared in {folder}", sep="\n")
+    say("\n".join([*lines, f"{name} is prepared in {folder}"]))
 
 
 def run() -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments.command_line import run_command, say
+from experiments.command_line import run_command
 from experiments.errors import ConfigError, RunError
 from experiments.records.atomic import write_text
 from experiments.records.folder import CONFIG_FILE
 from experiments.records.summary import is_finished, read_summary
+from experiments.saying import say
 from experiments.study.plots import setting_accuracy_figure, setting_gain_figure
 from experiments.study.published import SOURCE
 from experiments.study.statistics import Setting, collect, mean_and_deviation, paired

@@ -9,7 +9,6 @@ says by how much). Finished seeds are skipped. A seed that diverges leaves the o
 from their last checkpoint; the exit status is then 3.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -21,6 +20,7 @@ from experiments.command_line import CONFIGS, define_config, run_command
 from experiments.errors import ConfigError, DivergedError, OutOfStepError
 from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished
+from experiments.saying import say
 from experiments.start_jax import start_jax
 from experiments.train import train_together
 
@@ -78,7 +78,7 @@ def train_seeds(folders: Sequence[RunFolder]) -> None:
         try:
             train_together(group)
         except DivergedError as error:
-            print(error, file=sys.stderr, flush=True)
+            say(str(error), to_stderr=True)
             diverged += error.seeds
             rest = [folder for folder in group if folder.config.seed not in error.seeds]
             groups[:0] = [rest] if rest else []

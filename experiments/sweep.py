@@ -23,12 +23,13 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments.command_line import CONFIGS, run_command, say
+from experiments.command_line import CONFIGS, run_command
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import ConfigError, RunError
 from experiments.records.folder import SEED_PLACE
 from experiments.records.summary import is_finished, read_summary
 from experiments.run.host import StopSignals
+from experiments.saying import say
 from experiments.study.children import Child, Children, open_log
 
 LOG_FILE = "log.txt"

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from experiments.data.arrays import ArrayDataset, train_batch
 from experiments.data.loading import load_dataset
 from experiments.data.streaming import StreamedDataset
+from experiments.saying import say
 
 ROWS, EPOCHS = 6, 8
 _INCHES, _DPI = 0.9, 110
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
         dataset = load_dataset(name, flags.FLAGS.data_dir)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(str(error)) from error
-    print(draw(dataset, Path(flags.FLAGS.out) / f"augmentation_{name.replace('/', '_')}.png"))
+    say(str(draw(dataset, Path(flags.FLAGS.out) / f"augmentation_{name.replace('/', '_')}.png")))
 
 
 def run() -> None:

@@ -1,11 +1,12 @@
 """How far a run is, for a person who watches."""
 
 import collections
+import contextlib
 import datetime
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -14,6 +15,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from experiments.saying import is_terminal, say
 
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 10.0
@@ -54,7 +57,7 @@ class Progress:
         """
         self._total, self._start, self._step = total_steps, start_step, start_step
         self._steps_per_epoch, self._batch_size = steps_per_epoch, batch_size
-        self._file = sys.stderr if file is None else file
+        self._file: TextIO | None = sys.stderr if file is None else file
         self._enabled, self._clock = enabled, clock
         self._fields: dict[str, Any] = {}
         self._times: collections.deque[tuple[float, int]] = collections.deque()
@@ -63,16 +66,17 @@ class Progress:
         self._pending = False
 
     def __enter__(self) -> Self:
-        if self._enabled and self._file.isatty() and os.environ.get("TERM") != "dumb":
+        if self._enabled and is_terminal(self._file) and os.environ.get("TERM") != "dumb":
             console = Console(file=self._file, force_terminal=True)
             self._live = Live(
                 self._render(),
                 console=console,
                 auto_refresh=False,  # no thread beside the training
-                redirect_stdout=sys.stdout.isatty(),
+                redirect_stdout=is_terminal(sys.stdout),
             )
-            self._live.start(refresh=True)
-            console.show_cursor(True)  # so that a killed run leaves a terminal with a cursor
+            with self._terminal():
+                self._live.start(refresh=True)
+                console.show_cursor(True)  # so that a killed run leaves a terminal with a cursor
         return self
 
     def __exit__(
@@ -84,7 +88,8 @@ class Progress:
         if self._pending:
             self._show()
         if self._live is not None:
-            self._live.stop()
+            with self._terminal():
+                self._live.stop()
 
     def update(self, step: int, **fields: Any) -> None:
         """Move the bar.
@@ -114,9 +119,10 @@ class Progress:
           line: the text.
         """
         if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
+            with self._terminal():
+                self._live.console.print(line, markup=False, highlight=False)
         elif self._enabled:
-            print(line, file=self._file, flush=True)
+            say(line, file=self._file)
 
     @property
     def images_per_second(self) -> float | None:
@@ -126,13 +132,22 @@ class Progress:
         (begin, first), (end, last) = self._times[0], self._times[-1]
         return (last - first) * self._batch_size / (end - begin) if end > begin else None
 
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Draw on the terminal; where it is gone, the bar is silent from then on."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self._enabled, self._live = False, None
+
     def _show(self) -> None:
         self._shown_at, self._pending = self._clock(), False
         if self._live is not None:
-            self._live.update(self._render(), refresh=True)
+            with self._terminal():
+                self._live.update(self._render(), refresh=True)
         else:
             parts = [self._position(), *self._done(), *self._numbers()]
-            print("  ".join(parts), file=self._file, flush=True)
+            say("  ".join(parts), file=self._file)
 
     def _render(self) -> Group:
         """Draw two lines that never wrap: where the run is, and its numbers."""

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from experiments.records.atomic import write_text
 from experiments.records.folder import RunFolder
+from experiments.saying import is_terminal
 
 MAX_COLUMNS = 100
 RULED = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
@@ -85,7 +86,7 @@ def render_table(
       Lines of at most 100 columns; without a terminal they are plain ASCII text.
     """
     if terminal is None:
-        terminal = sys.stdout.isatty()
+        terminal = is_terminal(sys.stdout)
     width = min(MAX_COLUMNS, shutil.get_terminal_size().columns) if terminal else MAX_COLUMNS
     file = io.StringIO()
     # Without a height, rich overrules the width on some terminals.

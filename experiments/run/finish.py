@@ -17,6 +17,7 @@ from experiments.run.host import Clock, wait_for_all
 from experiments.run.plots import plot_run
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
+from experiments.saying import say
 from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
 from supjax.ticket_io import load_metadata, save_ticket
 
@@ -88,7 +89,7 @@ def _write(folder: RunFolder, result: str, summary: dict[str, Any]) -> None:
     write_summary(folder.path, summary)
     if folder.config.runtime.plots:
         plot_run(folder.path)
-    print(render_table(summary, folder.path))
+    say(render_table(summary, folder.path))
 
 
 def kept_networks(

@@ -1,5 +1,6 @@
 """What a run asks of the machine it is on: the time, signals, and its other processes."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -77,11 +78,15 @@ class Clock:
         }
 
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NOTE = b"\nstopping: saving after the current steps (once more: leave at once)\n"
 
 
 class StopSignals:
-    """Context in which the first SIGINT or SIGTERM is noted; the second one ends the process.
+    """Context in which the first signal to stop is noted; the second one ends the process.
+
+    They are SIGINT, SIGTERM, and SIGHUP unless it is ignored, as under `nohup`: the terminal has
+    been closed.
 
     Attributes:
       received: the signal's number, or 0.
@@ -98,7 +103,9 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOPPING:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -116,8 +123,9 @@ class StopSignals:
         for each in self._previous:
             # Python's own handlers wait for the end of a dispatch or a compilation; these do not.
             signal.signal(each, signal.SIG_DFL)
-        if sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), _NOTE)
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a terminal that is gone
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), _NOTE)
 
 
 def wait_for_all(what: str) -> None:

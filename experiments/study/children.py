@@ -21,15 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-
-def occupy_standard_streams() -> None:
-    """Open what is closed of standard input, output and error, so that no file gets its number.
-
-    Whatever a library or a child prints would go into that file otherwise.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(number)
+from experiments.saying import occupy_standard_streams
 
 
 def open_log(path: Path) -> BinaryIO | None:

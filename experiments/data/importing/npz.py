@@ -17,9 +17,10 @@ def read_npz(path: Path, num_classes: int | None = None) -> Source:
 
     Args:
       path: holds `<split>_images`, uint8 `[N, H, W]` or `[N, H, W, C]`, and `<split>_labels`,
-        integers `[N]` or `[N, 1]`, for `train` and `test` and any other split (`val` is
-        `validation`); optionally `num_classes` and `label_names`, and further values
-        `<split>_<feature>` for every example.
+        integers or names of classes `[N]` or `[N, 1]`, for `train` and `test` and any other split
+        (`val` is `validation`); optionally `num_classes` and `label_names`, and further values
+        `<split>_<feature>` for every example. Names are numbered as in `label_names`, or else in
+        the order of the alphabet.
       num_classes: used where the file says nothing; if None too, labels must be `0 ... K - 1`.
 
     Returns:
@@ -51,10 +52,14 @@ def read_npz(path: Path, num_classes: int | None = None) -> Source:
             extra[split][key.removeprefix(f"{split}_")] = content[key]
         if "num_classes" in content:
             num_classes = check_num_classes(content["num_classes"])
+        labels, names = _numbered(
+            {split: content[f"{split}_labels"] for split in splits},
+            _names(content.get("label_names")),
+        )
         return array_source(
-            {split: (content[f"{split}_images"], content[f"{split}_labels"]) for split in splits},
+            {split: (content[f"{split}_images"], labels[split]) for split in splits},
             num_classes=num_classes,
-            label_names=_names(content.get("label_names")),
+            label_names=names,
             extra=extra,
             files=(path,),
         )
@@ -66,4 +71,50 @@ def _names(values: np.ndarray | None) -> tuple[str, ...] | None:
         return None
     if values.ndim != 1 or values.dtype.kind not in "US":
         raise DataError(f"label_names must be text [K], got {values.dtype} {values.shape}")
-    return tuple(name.decode() if isinstance(name, bytes) else name for name in values.tolist())
+    return tuple(_text(values))
+
+
+def _text(values: np.ndarray) -> list[str]:
+    """Return text of either kind as strings.
+
+    Raises:
+      DataError: if bytes are no UTF-8.
+    """
+    try:
+        return [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"names of classes must be UTF-8, got {error.object!r}") from None
+
+
+def _numbered(
+    labels: dict[str, np.ndarray], names: tuple[str, ...] | None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """Return labels as numbers, and the names of the classes.
+
+    Args:
+      labels: numbers, which stay as they are, or the name of every example's class, by split.
+      names: of the classes in their order; None for those of the training split.
+
+    Raises:
+      DataError: if a name is none of them.
+
+    >>> labels, names = _numbered({"train": np.array(["dog", "cat"])}, None)
+    >>> labels["train"], names
+    (array([1, 0]), ('cat', 'dog'))
+    """
+    named = {split: _text(own) for split, own in labels.items() if own.dtype.kind in "US"}
+    if not named:
+        return labels, names
+    if names is None and "train" in named:
+        names = tuple(sorted(set(named["train"])))
+    numbers = {name: number for number, name in enumerate(names or ())}
+    for split, own in named.items():
+        for example, name in enumerate(own):
+            if name not in numbers:
+                raise DataError(
+                    f"{split} label {name[:40]!r} of example {example} is none of the"
+                    f" {len(numbers)} classes {some(numbers, most=4)}"
+                )
+        found = np.array([numbers[name] for name in own], np.int64)
+        labels = {**labels, split: found.reshape(labels[split].shape)}
+    return labels, names

@@ -189,6 +189,22 @@ def test_npz_of_arrays_with_names_and_further_features(tmp_path):
     assert source.splits["train"].read(7)["coarse_label"] == 7
 
 
+@pytest.mark.parametrize("names", [None, ["dog", "cat"]])
+def test_npz_labels_may_be_names_of_classes(tmp_path, names):
+    images = np.zeros((3, 8, 8), np.uint8)
+    arrays = {
+        "train_images": images,
+        "train_labels": np.array([["dog"], ["cat"], ["dog"]]),
+        "test_images": images[:2],
+        "test_labels": np.array([b"cat", b"dog"]),
+    }
+    np.savez(tmp_path / "set.npz", **arrays, **({} if names is None else {"label_names": names}))
+    source = read_source(tmp_path / "set.npz")
+    assert source.label_names == tuple(names or ["cat", "dog"])
+    assert examples(source, "train")[1] == ["dog", "cat", "dog"]
+    assert examples(source, "test")[1] == ["cat", "dog"]
+
+
 def test_class_folders_pass_jpeg_files_on_and_convert_the_rest(class_folders):
     source = read_source(class_folders)
     assert source.image_shape is None

@@ -67,7 +67,7 @@ def told(form, table, what, tmp_path):
         ("mat.plain", "MAT_TYPES", "y -3", "train_32x32.mat: y must be 1..10"),
         ("mat.plain", "MAT_TYPES", "X bool", "train_32x32.mat: X holds no real numbers"),
         ("mat.plain", "MAT_TYPES", "version 7.3", "train_32x32.mat is a MATLAB file of version"),
-        ("npz.stored", "NPZ_TYPES", "labels text", "train labels are text; give numbers, and the"),
+        ("npz.stored", "NPZ_TYPES", "labels text", "train label 'zebra' of example 2 is none of"),
         ("npz.stored", "NPZ_TYPES", "images channels first", "train images (10, 3, 8, 8) have 8 "
          "channels, a prepared set can have 1, 3, 4; they seem to be channels first: give"),
         ("npz.stored", "NPZ_MEMBERS_ONLY_IMPORTED", "13 channels", "train images (10, 8, 8, 13) "

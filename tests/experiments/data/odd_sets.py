@@ -720,7 +720,7 @@ NPZ_TYPES = {
     "labels half": npz_change(train_labels=_TL + 0.5),
     "labels nan": npz_change(train_labels=_TL * np.nan),
     "labels bool": npz_change(train_labels=_TL > 2),
-    "labels text": npz_change(train_labels=np.array(NAMES)[_TL]),
+    "labels text": npz_change(train_labels=np.array([*NAMES, "zebra"])[_TL + (_TL == 2) * 3]),
     "labels objects": npz_change(train_labels=np.array(NAMES, object)[_TL]),
     "labels complex": npz_change(train_labels=_TL * 1j),
     "labels dates": npz_change(train_labels=_TL.astype("datetime64[s]")),

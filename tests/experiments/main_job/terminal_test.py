@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -66,7 +67,7 @@ def press_ctrl_c(process):
     process.stdin.flush()
 
 
-def test_one_ctrl_c_saves_a_second_one_leaves_at_once_and_kill_saves_too(run, tmp_path):
+def test_ctrl_c_kill_and_a_closed_terminal_save_and_a_second_ctrl_c_leaves_at_once(run, tmp_path):
     saved = tmp_path / "run" / "checkpoints"
 
     child = run(terminal=True)
@@ -90,3 +91,10 @@ def test_one_ctrl_c_saves_a_second_one_leaves_at_once_and_kill_saves_too(run, tm
     assert told.splitlines()[-1].startswith("stopped: SIGTERM; saved at step ")
     assert child.wait() == 143
     assert len(list(saved.iterdir())) == 2
+
+    child = run(terminal=True)
+    child.kill()  # the terminal is gone: the run gets a SIGHUP and can show nothing
+    deadline = time.monotonic() + 120
+    while len(list(saved.glob("[0-9]*"))) < 3:
+        assert time.monotonic() < deadline, sorted(saved.iterdir())
+        time.sleep(0.1)

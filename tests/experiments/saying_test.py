@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import experiments
-from experiments.command_line import say
+from experiments.records.progress import Progress
+from experiments.records.summary import render_table
+from experiments.saying import say
 
 FULL = "/dev/full"
 
@@ -94,7 +96,7 @@ def test_where_complaints_fail_too_nothing_is_raised(monkeypatch, make):
 
 
 PROGRAM = """
-from experiments.command_line import say
+from experiments.saying import say
 for i in range(20_000):
     say(f"line {i}")
 open("done", "w").close()
@@ -124,13 +126,35 @@ def test_a_command_ends_well_however_its_output_ends(tmp_path, ending, complaint
     assert (tmp_path / "done").exists()
 
 
-@pytest.mark.parametrize("command", ["report", "sweep", "evaluate", "analyse"])
-def test_a_command_prints_in_no_other_way(command):
-    source = (Path(experiments.__file__).parent / f"{command}.py").read_text()
-    called = {node.func.id for node in ast.walk(ast.parse(source)) if is_plain_call(node)}
-    assert "say" in called
+PACKAGE = Path(experiments.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_nothing_prints_in_another_way(path):
+    called = {node.func.id for node in ast.walk(ast.parse(path.read_text())) if is_plain_call(node)}
     assert "print" not in called
 
 
 def is_plain_call(node):
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("make", [lambda: None, closed, lambda: Broken(OSError(5, "I/O error"))])
+def test_a_bar_whose_terminal_is_gone_lets_the_run_go_on(monkeypatch, make, terminal):
+    stream = make()
+    monkeypatch.setattr(sys, "stderr", stream)
+    if terminal and isinstance(stream, Broken):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(2, start_step=0, steps_per_epoch=1, batch_size=1) as bar:
+        bar.update(1, loss=1.0)
+        bar.log("a line")
+        bar.update(2, loss=1.0)
+
+
+@pytest.mark.parametrize("stream", [None, closed()])
+def test_a_table_is_drawn_without_an_output(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream)
+    network = {"name": "superposed", "kind": "superposed", "density": 0.5}
+    assert "superposed" in render_table({"networks": [network], "result": "superposed"})
