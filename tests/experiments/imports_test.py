@@ -1,9 +1,10 @@
-"""Who may import whom in `experiments`: a ladder of its packages, and commands that nobody imports."""
+"""Who may import whom in `experiments`: a ladder, and above it commands that nobody imports."""
 
-import ast
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.sources import imports
 
 ROOT = Path(__file__).parents[2] / "experiments"
 
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "train": "errors configs data records run",
     "command_line": "errors configs",
 }
-"""What a package or module of the top floor imports of `experiments`, beside itself; lower first."""
+"""What a package or module of the top floor imports of the others; the lowest first."""
 
 MODULES = sorted(ROOT.rglob("*.py"))
 
@@ -36,14 +37,7 @@ COMMANDS = {part(path) for path in ROOT.glob("*.py") if "__main__" in path.read_
 
 def imported(path):
     """The parts of `experiments` that a file imports, also inside its functions."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("experiments.")}
+    return {name.split(".")[1] for name in imports(path) if name.startswith("experiments.")}
 
 
 def test_every_part_is_a_command_or_has_its_row():

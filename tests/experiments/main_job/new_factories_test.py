@@ -24,7 +24,10 @@ DENSITY = 0.2
 CALLS = []
 """What `wandering` was called with."""
 
-OPTIONS = {"topology.options": {"stop": 10, "luck": 0.75}, "sup_tickets.options": {"scope": "layer"}}
+OPTIONS = {
+    "topology.options": {"stop": 10, "luck": 0.75},
+    "sup_tickets.options": {"scope": "layer"},
+}
 
 
 def wandering(
@@ -44,7 +47,7 @@ def wandering(
 
 @pytest.fixture(scope="module", autouse=True)
 def entered():
-    """Enter both; the fields' rules list the names that a registry had when they were imported."""
+    """Enter both; the rules of fields list what a registry held when they were imported."""
     noting = pytest.MonkeyPatch()
     with restored(METHODS, SUPERPOSITIONS):
         method(wandering)
@@ -102,7 +105,10 @@ def test_the_result_is_what_the_rule_makes_of_the_kept_tickets(undisturbed):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), result, expected
     )
-    others = (supjax.superpose(tickets, average=counting(density=DENSITY)), supjax.superpose(tickets))
+    others = (
+        supjax.superpose(tickets, average=counting(density=DENSITY)),
+        supjax.superpose(tickets),
+    )
     for other in others:
         same = jax.tree.map(np.array_equal, result.params, other.params)
         assert not jax.tree.all(same)
@@ -119,7 +125,7 @@ def test_options_reach_the_factories_of_a_run_and_win_over_fields():
         CALLS.clear()
         parts[name] = build(config(options), dataset)
         expected = {"update_every": 5, "stop": None, "luck": 0.5}
-        assert CALLS == [expected | options.get("topology.options", {})]
+        assert [expected | options.get("topology.options", {})] == CALLS
     updates = {
         name: [step for step in range(NORMAL_STEPS) if part.topology.due(step)]
         for name, part in parts.items()
