@@ -149,7 +149,6 @@ BLOCKED = set(sys.argv[1:]) - needed
 assert {"tensorflow", "tensorflow_datasets", "ml_collections", "experiments"} <= BLOCKED
 sys.meta_path.insert(0, Blocker())
 import supjax
-from tests.helpers.sources import code_lines, imports
 
 params = {"kernel": jax.numpy.ones((4, 5))}
 tx = supjax.sparsify(optax.sgd(0.1), supjax.make_topology("rigl", density=0.5), jax.random.key(0))
