@@ -7,7 +7,10 @@ import jax
 import pytest
 
 from experiments.command_line import check_field
+from experiments.data.catalog import KNOWN_SETS
 from experiments.sweep import parse_grid
+from supjax.superposition import SUPERPOSITIONS
+from supjax.topologies import METHODS
 from tests.helpers.docs_pages import (
     DOCS,
     PAGES,
@@ -19,6 +22,7 @@ from tests.helpers.docs_pages import (
     page_name,
     prose,
 )
+from tests.helpers.registry import restored
 
 PRELUDE = {
     "README.md": "import jax.numpy as jnp\nparams, tickets = {'kernel': jnp.ones((4, 5))}, []\n"
@@ -32,7 +36,8 @@ pages = pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_blocks_of_python_run_in_order(page):
     namespace = {}
     exec(PRELUDE.get(page_name(page), ""), namespace)
-    with jax.numpy_rank_promotion("allow"):  # as it is outside of this suite
+    outside = jax.numpy_rank_promotion("allow")  # as it is outside of this suite
+    with outside, restored(METHODS, SUPERPOSITIONS, KNOWN_SETS):
         for block in blocks(page.read_text()):
             if block.language == "python":
                 source = "\n" * block.line + block.code

@@ -20,7 +20,17 @@ from experiments.study.published import (
 from experiments.sweep import parse_grid
 from supjax.analysis import layer_flops, total_flops
 from supjax.topologies import METHODS
-from tests.helpers.docs_pages import DOCS, ROOT, commands, config_of, flag_values, sections, table
+from tests.helpers.docs_pages import (
+    DOCS,
+    ROOT,
+    blocks,
+    commands,
+    config_of,
+    flag_values,
+    sections,
+    table,
+)
+from tests.helpers.sources import code_lines
 
 HEADINGS = [
     "What it does",
@@ -166,3 +176,13 @@ def test_what_is_said_about_the_published_tables():
             means.append(round(statistics.mean(group), 2))
     assert (min(gains["cifar10"]), max(gains["cifar10"])) == (0.14, 0.19)
     assert (min(gains["cifar100"]), max(gains["cifar100"])) == (0.31, 0.5)
+
+
+def test_the_examples_of_extending_have_the_lines_that_its_table_says():
+    text = (DOCS / "extending.md").read_text()
+    title, *rows = table(text)
+    parts = sections(text, 2)
+    assert [row[0].split("](")[0].strip("[") for row in rows] == [name.lower() for name in parts]
+    for row, part in zip(rows, parts.values(), strict=True):
+        files = [block.code for block in blocks(part) if block.code.startswith("# ")]
+        assert sum(map(code_lines, files)) == int(row[title.index("lines there")]), row

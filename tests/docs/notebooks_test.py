@@ -26,19 +26,24 @@ def code(notebook):
 
 
 @pytest.fixture
-def kernel_environment(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def checkout(monkeypatch, tmp_path):
+    """A folder with the packages of this checkout, of which only the library is installed."""
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "supjax").symlink_to(ROOT / "supjax")
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax-tests"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    return tmp_path
 
 
 @notebooks
-def test_a_notebook_runs_on_a_fresh_checkout(path, kernel_environment, tmp_path):
+def test_a_notebook_runs_on_a_fresh_checkout(path, checkout):
     notebook = nbformat.read(path, as_version=4)
     stored = notebook.copy()
-    (tmp_path / "notebooks").mkdir()
-    resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
+    resources = {"metadata": {"path": str(checkout / "notebooks")}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     assert not [o for o in outputs(notebook) if o.get("name") == "stderr"]
     assert len(outputs(notebook)) >= len(outputs(stored)) > 0

@@ -1,6 +1,8 @@
-"""Every method of the registry, built with the arguments that it requires."""
+"""Every method of the registry, built with the arguments that it requires; registries to spoil."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from supjax.topologies import METHODS, make_topology
@@ -28,3 +30,15 @@ def start_density(name: str) -> float:
         return 1.0
     parameters = inspect.signature(METHODS[name]).parameters
     return parameters["initial_density"].default if name in RAMPS else DENSITY
+
+
+@contextlib.contextmanager
+def restored(*registries: dict[str, Any]) -> Iterator[None]:
+    """Let a block enter what it likes into registries, and forget it afterwards."""
+    before = [dict(registry) for registry in registries]
+    try:
+        yield
+    finally:
+        for registry, content in zip(registries, before, strict=True):
+            registry.clear()
+            registry.update(content)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import supjax
+from tests.helpers.sources import code_lines, imports
 
 ROOT = Path(supjax.__file__).parents[1]
 MODULES = {
@@ -73,18 +74,6 @@ def test_a_function_says_what_it_takes_and_returns(name):
     assert all(p.annotation is not p.empty for p in signature.parameters.values())
 
 
-def imports(path):
-    """The modules that a file imports, also inside its functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return found
-
-
 def reachable(module):
     """All modules of the library that a module imports, directly or through others."""
     seen, waiting = set(), [module]
@@ -93,20 +82,6 @@ def reachable(module):
         seen |= new
         waiting += new
     return seen
-
-
-def code_lines(path):
-    """Lines that are neither blank, comment nor docstring."""
-    text = path.read_text()
-    lines = text.splitlines()
-    prose = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            prose |= set(range(node.lineno, node.end_lineno + 1))
-    return sum(
-        bool(line.strip()) and not line.strip().startswith("#") and number not in prose
-        for number, line in enumerate(lines, start=1)
-    )
 
 
 RUNGS = ["types", "masks", "selection", "prune_grow", "topologies"]
@@ -133,7 +108,7 @@ def test_a_module_stays_below_the_library_line(module):
     names_files = ("supjax.ticket_io", "supjax.superposition.members")  # the latter: os.PathLike
     if not module.startswith(names_files):
         assert not roots & {"os", "io", "pathlib", "shutil", "tempfile", "zipfile"}
-    assert code_lines(MODULES[module]) <= 250
+    assert code_lines(MODULES[module].read_text()) <= 250
 
 
 def test_only_one_module_maps_over_devices():

@@ -27,7 +27,7 @@ from tests.helpers.tiny_runs import tiny_config
 
 REFUSED = [
     ("seed", 2**32, r"seed must be an integer in \[0, 4294967295\], got 4294967296"),
-    ("method", "rgl", "method must be one of dense, dsr, .*synflow; got 'rgl'"),
+    ("method", "rgl", "method must be one of dense, dsr, .*synflow.*; got 'rgl'"),
     ("model.name", "vgg", "model.name must be one of .*vgg16, vgg19, .*; got 'vgg'"),
     ("model.dtype", "float16", "model.dtype must be one of bfloat16, float32; got 'float16'"),
     ("model.width", 0.0, r"model.width must be in \(0, 100\], got 0.0"),
@@ -49,7 +49,7 @@ REFUSED = [
     ("optimizer.momentum", 5.0, r"optimizer.momentum must be in \[0, 1\), got 5.0"),
     ("optimizer.decay_factor", 0.0, r"optimizer.decay_factor must be in \(0, 1\], got 0.0"),
     ("optimizer.warmup_epochs", 5, "optimizer.warmup_epochs must not exceed .* 4 epochs, got 5"),
-    ("sup_tickets.average", "mean", "sup_tickets.average must be one of caa, cia, cima; .*"),
+    ("sup_tickets.average", "mean", "sup_tickets.average must be one of caa, cia, cima.*"),
     ("sup_tickets.scope", "all", "sup_tickets.scope must be one of global, layer; got 'all'"),
     ("sup_tickets.batch_stats", "none", "sup_tickets.batch_stats must be one of .*"),
     ("sup_tickets.high", 1e-9, "sup_tickets.low must not exceed sup_tickets.high 1e-09, got .*"),
