@@ -10,7 +10,9 @@ import jax
 from absl import flags
 
 from experiments.command_line import CONFIGS, define_config, run_command
+from experiments.configs.rules import describe_fields
 from experiments.errors import ConfigError
+from experiments.saying import say
 from experiments.start_jax import start_jax
 from experiments.train import train_and_evaluate
 
@@ -22,6 +24,7 @@ def define_flags() -> None:
         "Config file, with its argument after a colon: FILE.py:method=set,sparsity=0.9,seed=1",
     )
     flags.DEFINE_string("workdir", "runs/digits", "Folder of the run.")
+    flags.DEFINE_bool("fields", False, "List the config's fields with what is allowed, and end.")
     flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes.")
     flags.DEFINE_integer("processes", None, "Number of processes, for several.", lower_bound=1)
     flags.DEFINE_integer("process", None, "Index of this process, for several.", lower_bound=0)
@@ -30,6 +33,9 @@ def define_flags() -> None:
 def main() -> None:
     """Run the experiment that the flags describe."""
     given = flags.FLAGS
+    if given.fields:
+        say(describe_fields())
+        return
     start_jax(
         deterministic=given.config.deterministic,
         compilation_cache=given.config.runtime.compilation_cache,

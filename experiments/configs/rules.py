@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 import jax
 from ml_collections import ConfigDict
 
-from experiments.configs.fields import FIELDS, INT32, SECTIONS, Field, is_number, is_whole, shown
+from experiments.configs.fields import FIELDS, SECTIONS, Field, is_number, is_whole, shown
 from experiments.errors import ConfigError
 from supjax.allocation import budget, exact
 from supjax.superposition import SUPERPOSITIONS
@@ -255,36 +255,3 @@ def check_devices(config: ConfigDict, process_count: int, local_devices: int) ->
             f"got {config.batch_size}"
         )
     return wanted
-
-
-def check_sparsity(config: ConfigDict, weights: int) -> None:
-    """Raise a `ConfigError` if the config's sparsity leaves none of a network's sparse weights.
-
-    Args:
-      config: a checked one.
-      weights: how many there are, of all layers that can be sparse together.
-
-    >>> check_sparsity(ConfigDict({"method": "set", "sparsity": 0.9999}), 1000)
-    Traceback (most recent call last):
-      ...
-    experiments.errors.ConfigError: sparsity must leave a weight of the network's 1000, got 0.9999
-    """
-    if config.method != "dense" and not budget(round(1 - config.sparsity, 12), weights):
-        raise ConfigError(
-            f"sparsity must leave a weight of the network's {weights}, got {config.sparsity}"
-        )
-
-
-def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
-    """Raise a `ConfigError` if a run has more steps than its counter can count.
-
-    >>> check_steps(ConfigDict({"epochs": 10**6}), 10_000)
-    Traceback (most recent call last):
-      ...
-    experiments.errors.ConfigError: epochs must be at most 214748 at 10000 steps each, got 1000000
-    """
-    if config.epochs > INT32 // steps_per_epoch:
-        raise ConfigError(
-            f"epochs must be at most {INT32 // steps_per_epoch} at {steps_per_epoch} steps each, "
-            f"got {config.epochs}"
-        )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -16,8 +17,9 @@ from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Batch
 from experiments.errors import ConfigError
 from experiments.models import create_model
+from experiments.models.fits import network_shapes
 from experiments.run.timeline import Timeline
-from supjax.allocation import exact
+from supjax.allocation import budget, exact
 from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
 from supjax.trees import path_str
@@ -102,6 +104,7 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
       ConfigError: if they do not fit together; nothing is compiled yet.
     """
     steps_per_epoch = dataset.steps_per_epoch(config.batch_size)
+    check_steps(config, steps_per_epoch)
     smoothing = config.optimizer.label_smoothing
     sup = config.sup_tickets
     try:
@@ -114,6 +117,8 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             width=config.model.width,
             dtype=jnp.dtype(config.model.dtype),
         )
+        shapes = network_shapes(model, dataset.image_shape)["params"]
+        check_sparsity(config, supjax.count_maskable(jax.eval_shape(supjax.dense_masks, shapes)))
         synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
         return RunParts(
             dataset=dataset,
@@ -140,6 +145,39 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def check_sparsity(config: ConfigDict, weights: int) -> None:
+    """Raise a `ConfigError` if the config's sparsity leaves none of a network's sparse weights.
+
+    Args:
+      config: a checked one.
+      weights: how many there are, of all layers that can be sparse together.
+
+    >>> check_sparsity(ConfigDict({"method": "set", "sparsity": 0.9999}), 1000)
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: sparsity must leave a weight of the network's 1000, got 0.9999
+    """
+    if not budget(target_density(config), weights):
+        raise ConfigError(
+            f"sparsity must leave a weight of the network's {weights}, got {config.sparsity}"
+        )
+
+
+def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
+    """Raise a `ConfigError` if a run has more steps than its counter can count.
+
+    >>> check_steps(ConfigDict({"epochs": 10**6}), 10_000)
+    Traceback (most recent call last):
+      ...
+    experiments.errors.ConfigError: epochs must be at most 214748 at 10000 steps each, got 1000000
+    """
+    most = np.iinfo(np.int32).max // steps_per_epoch
+    if config.epochs > most:
+        raise ConfigError(
+            f"epochs must be at most {most} at {steps_per_epoch} steps each, got {config.epochs}"
+        )
 
 
 def cycle_plan(config: ConfigDict, steps_per_epoch: int) -> supjax.CyclePlan:

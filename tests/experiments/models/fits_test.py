@@ -1,8 +1,9 @@
+import jax
 import pytest
 
 from experiments.errors import ConfigError
 from experiments.models import create_model
-from experiments.models.fits import check_network_fits
+from experiments.models.fits import network_shapes
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from experiments.models.fits import check_network_fits
 )
 def test_images_that_a_network_cannot_take_are_told_in_one_line(name, shape, limit):
     with pytest.raises(ConfigError) as error:
-        check_network_fits(create_model(name, 10, width=0.1), shape)
+        network_shapes(create_model(name, 10, width=0.1), shape)
     text = str(error.value)
     assert f"does not fit images of {'x'.join(map(str, shape))} (height" in text
     assert limit in text
@@ -31,4 +32,5 @@ def test_images_that_a_network_cannot_take_are_told_in_one_line(name, shape, lim
     [("vgg16", (32, 40, 3)), ("vgg19", (20, 40, 13)), ("resnet20", (8, 8, 1)), ("mlp", (1, 9, 2))],
 )
 def test_images_that_fit_pass(name, shape):
-    check_network_fits(create_model(name, 10, width=0.1), shape)
+    shapes = network_shapes(create_model(name, 10, width=0.1), shape)
+    assert jax.tree.leaves(shapes["params"])
