@@ -19,11 +19,11 @@ from experiments.analysis import sections
 from experiments.analysis.finished_run import FinishedRun
 from experiments.command_line import run_command
 from experiments.records.atomic import write_text
+from experiments.records.folder import RunFolder
 from experiments.records.summary import MAX_COLUMNS, RULED
 from experiments.saying import say
 from experiments.start_jax import start_jax
 
-ANALYSIS_FOLDER = "analysis"
 JSON_FILE = "analysis.json"
 
 
@@ -57,7 +57,7 @@ def analyse(run: FinishedRun, *, points: int, grid: int) -> dict[str, Any]:
         "flops": sections.operations(run),
         "exploration": sections.exploration(run),
     }
-    folder = run.workdir / ANALYSIS_FOLDER
+    folder = RunFolder(run.workdir).analysis
     folder.mkdir(exist_ok=True)
     found: dict[str, Any] = {}
     for name, part in parts.items():
@@ -119,7 +119,7 @@ def main() -> None:
     }.items():
         if name not in found:
             say(f"no {name}.png: {why}")
-    say(f"written to {workdir / ANALYSIS_FOLDER}")
+    say(f"written to {RunFolder(workdir).analysis}")
 
 
 if __name__ == "__main__":

@@ -26,14 +26,11 @@ from absl import flags
 from experiments.command_line import CONFIGS, run_command
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import ConfigError, RunError
-from experiments.records.folder import SEED_PLACE
+from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished, read_summary
 from experiments.run.host import StopSignals
 from experiments.saying import say
 from experiments.study.children import Child, Children, open_log
-
-LOG_FILE = "log.txt"
-"""What a process printed, in the folder of each of its runs."""
 
 SEED = "seed"
 
@@ -236,7 +233,7 @@ class Sweep:
         """Start what is to do of a job; return whether anything was."""
         logs, free = [], []
         for run in job:
-            log = open_log(self.folder / run.name / LOG_FILE)
+            log = open_log(RunFolder(self.folder / run.name).log_file)
             if log is None:
                 self.busy.append(run)
                 say(f"{run.name}: in use by another process")
@@ -253,7 +250,9 @@ class Sweep:
         child = children.start(chosen, logs, environment)
         self.going[child] = tuple(free), gpu, time.monotonic()
         more = f" and {len(free) - 1} more" if len(free) > 1 else ""
-        say(f"started {free[0].name}{more}, log in {self.folder / free[0].name / LOG_FILE}")
+        say(
+            f"started {free[0].name}{more}, log in {RunFolder(self.folder / free[0].name).log_file}"
+        )
         return True
 
     def _end(self, child: Child) -> str:

@@ -6,7 +6,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -114,13 +114,8 @@ class RunFolder:
           RunError: if another process holds it. File systems without locks are not guarded.
         """
         with self.config_file.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.path} is in use by another process") from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                    raise
+            if not take_lock(file):
+                raise RunError(f"{self.path} is in use by another process")
             yield
 
     def clear_unfinished(self) -> None:
@@ -128,6 +123,24 @@ class RunFolder:
         for folder in (self.path, self.tickets):
             for path in folder.glob(".*.npz.*.tmp"):
                 path.unlink(missing_ok=True)
+
+
+def take_lock(file: IO[bytes]) -> bool:
+    """Lock an open file, until it is closed; return False if another process holds the lock.
+
+    File systems without locks are not guarded.
+
+    Raises:
+      OSError: if the file cannot be locked for another reason.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 def _fields(config: dict[str, Any], prefix: str = "") -> dict[str, str]:

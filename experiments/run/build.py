@@ -265,9 +265,16 @@ def _call(
 
 def target_density(config: ConfigDict) -> float:
     """Return the density of the networks of a run; superposition prunes back to it."""
-    if "density" not in inspect.signature(METHODS[config.method]).parameters:
-        return 1.0  # dense training
-    return round(1 - config.sparsity, 12)
+    return round(1 - config.sparsity, 12) if is_sparse(config.method) else 1.0
+
+
+def is_sparse(method: str) -> bool:
+    """Say whether a method has a density to keep to; dense training has none.
+
+    >>> is_sparse("rigl"), is_sparse("dense")
+    (True, False)
+    """
+    return "density" in inspect.signature(METHODS[method]).parameters
 
 
 def optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:

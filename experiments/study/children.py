@@ -9,7 +9,6 @@ gets one SIGTERM, from itself.
 """
 
 import contextlib
-import fcntl
 import os
 import runpy
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from experiments.records.folder import take_lock
 from experiments.saying import occupy_standard_streams
 
 
@@ -36,14 +36,10 @@ def open_log(path: Path) -> BinaryIO | None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("ab")
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.close()
-        return None
-    except OSError:
-        pass
-    return log
+    if take_lock(log):
+        return log
+    log.close()
+    return None
 
 
 class Child:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import RunError
+from experiments.run.build import is_sparse
 from experiments.study.published import Published, published_accuracies, published_setup
 
 CONFIDENCE = 0.95
@@ -94,7 +95,7 @@ def _shared_key(config: dict[str, Any]) -> Key:
         model["width"],
         config["epochs"],
         config["method"],
-        0.0 if config["method"] == "dense" else config["sparsity"],
+        config["sparsity"] if is_sparse(config["method"]) else 0.0,
     )
 
 

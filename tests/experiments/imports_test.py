@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "records": "errors saying checkpoints",
     "run": "errors saying data models records",  # not configs: it gets a config that was checked
     "analysis": "errors configs records run",
-    "study": "errors saying configs run",
+    "study": "errors saying configs records run",
     "train": "errors configs data records run",
     "command_line": "errors saying configs",
 }
