@@ -85,8 +85,8 @@ _NOTE = b"\nstopping: saving after the current steps (once more: leave at once)\
 class StopSignals:
     """Context in which the first signal to stop is noted; the second one ends the process.
 
-    They are SIGINT, SIGTERM, and SIGHUP unless it is ignored, as under `nohup`: the terminal has
-    been closed.
+    They are SIGINT, SIGTERM, and SIGHUP unless it is ignored, as under `nohup`. A terminal that
+    closes may send several SIGHUPs: a second one ends nothing.
 
     Attributes:
       received: the signal's number, or 0.
@@ -122,7 +122,7 @@ class StopSignals:
         self.received = number
         for each in self._previous:
             # Python's own handlers wait for the end of a dispatch or a compilation; these do not.
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
         with contextlib.suppress(AttributeError, OSError, ValueError):  # a terminal that is gone
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), _NOTE)
