@@ -118,7 +118,7 @@ def layer_counts(params: Params, densities: PyTree, total: int) -> dict[str, int
     `d_l n_l`. No layer is left empty while the total allows one weight each: an empty layer
     would never grow again.
     """
-    weights = jax.tree_util.tree_flatten_with_path(params)[0]
+    weights = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_none)[0]
     values = jax.tree.leaves(densities, is_leaf=is_none)
     sizes = {
         path_str(path): (w.size, exact(d))

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from supjax.checks import check_choice, check_count, check_density
 from supjax.densities import DISTRIBUTIONS, init_masks
-from supjax.masks import dense_masks
+from supjax.masks import check_masks, dense_masks
 from supjax.prune_grow import prune_and_grow
 from supjax.schedules import constant_fraction, every
+from supjax.trees import rehang
 from supjax.types import (
     LeafFilter,
     Masks,
@@ -19,6 +20,7 @@ from supjax.types import (
     PyTree,
     Scalar,
     Schedule,
+    Ticket,
     TopologyInitFn,
     TopologyState,
     TopologyTransform,
@@ -99,13 +101,37 @@ def advance(state: TopologyState, masks: Masks, extra: PyTree = ()) -> TopologyS
     return TopologyState(masks, jax.tree.map(jnp.logical_or, state.ever_active, masks), extra)
 
 
+def given_masks(params: Params, masks: Masks | Ticket) -> Masks:
+    """Return masks to go on with, copied and hung on the nodes of the params.
+
+    Raises:
+      TypeError: if a mask is no `bool` array.
+      ValueError: if paths or shapes differ (which are named), or there is no mask at all.
+
+    >>> import flax
+    >>> given = flax.core.freeze({"w": jnp.array([[True, False]])})
+    >>> given_masks({"w": jnp.ones((1, 2))}, given)
+    {'w': Array([[ True, False]], dtype=bool)}
+    """
+    masks = masks.masks if isinstance(masks, Ticket) else masks
+    masks = rehang(masks, params, ("masks", "params"))
+    check_masks(params, masks)
+    if not jax.tree.leaves(masks):
+        raise ValueError("masks= holds no mask: all of its leaves are None")
+    return jax.tree.map(jnp.array, masks)
+
+
 def random_start(density: float, distribution: str, filter_fn: LeafFilter | None) -> TopologyInitFn:
-    """Return the init function of random masks with exact counts; checks its arguments."""
+    """Return the init function of random masks with exact counts, unless it is given others."""
     check_density(density)
     check_choice(distribution, "distribution", DISTRIBUTIONS)
 
-    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
+    def init(
+        key: jax.Array, params: Params, *, masks: Masks | None = None, **extra_args: Any
+    ) -> TopologyState:
         del extra_args
+        if masks is not None:
+            return start(given_masks(params, masks))
         if density == 1:
             return start(dense_masks(params, filter_fn))
         return start(init_masks(key, params, density, distribution, filter_fn))
