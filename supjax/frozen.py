@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from supjax.trees import map_named, named_leaves
+from supjax.trees import map_named, named_leaves, rehang
 from supjax.types import Masks, Params, PyTree, TopologyState, TopologyTransform
 
 Names = frozenset[str]
@@ -49,7 +49,7 @@ def frozen_leaves(tx: optax.GradientTransformation, params: Params) -> Names:
         try:
             state = jax.eval_shape(tx.init, params)
             program = jax.make_jaxpr(update)(weights, state, params)
-        except Exception:  # noqa: BLE001, S112  (user code raises whatever it raises)
+        except Exception:
             continue
         names = [name for name, leaf in named_leaves(weights).items() if leaf is not None]
         sources = [1 << i if i < len(names) else 0 for i in range(len(program.jaxpr.invars))]
@@ -135,8 +135,8 @@ def without_frozen(topology: TopologyTransform, frozen: Names) -> TopologyTransf
         return TopologyState(seen(state.masks), seen(state.ever_active), state.extra)
 
     def whole(tree: PyTree, rest: PyTree) -> PyTree:
-        found = named_leaves(tree)
-        return map_named(lambda name, leaf: leaf if name in frozen else found[name], rest)
+        others = {name: leaf for name, leaf in named_leaves(rest).items() if name in frozen}
+        return rehang(named_leaves(tree) | others, tree)
 
     def whole_state(state: TopologyState, masks: Masks, ever_active: Masks) -> TopologyState:
         return TopologyState(

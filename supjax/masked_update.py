@@ -76,7 +76,7 @@ def _map_weight_entries(
             transform_non_params=lambda _: None,
             is_leaf=lambda _: True,
         )
-    except Exception:  # noqa: BLE001
+    except Exception:
         longest_first = sorted(names, key=len, reverse=True)
 
     def by_path(path: str, entry: Any) -> Any:

@@ -11,8 +11,7 @@ from supjax.bits import pack_masks, unpack_masks
 from supjax.checks import check_key, check_trainer
 from supjax.frozen import frozen_leaves, trained_weights, without_frozen
 from supjax.masked_update import masked_update, with_masks
-from supjax.masks import apply_masks, check_masks, count_true
-from supjax.topologies.engine import given_masks
+from supjax.masks import apply_masks, check_masks, count_true, given_masks
 from supjax.trees import map_named, named_leaves, rehang
 from supjax.types import Masks, Params, PyTree, Ticket, TopologyState, TopologyTransform
 
@@ -315,9 +314,7 @@ def take_ticket(params: Params, opt_state: Any, batch_stats: PyTree | None = Non
     """
     params = network(params)
     masks = current_masks(params, opt_state)
-    ticket = Ticket(
-        apply_masks(params, masks), masks, {} if batch_stats is None else batch_stats
-    )
+    ticket = Ticket(apply_masks(params, masks), masks, {} if batch_stats is None else batch_stats)
     return jax.tree.map(jnp.copy, ticket)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from supjax.checks import check_count, check_fraction, check_trainer
+from supjax.exploring import exploring
 from supjax.masks import apply_masks
 from supjax.schedules import CyclePlan, namespace
 from supjax.sparsify import (
@@ -18,7 +19,6 @@ from supjax.sparsify import (
     sparsify_states,
 )
 from supjax.superposition import make_superposition
-from supjax.topologies.exploring import exploring
 from supjax.trees import map_named, named_leaves
 from supjax.types import (
     Masks,

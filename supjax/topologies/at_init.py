@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from supjax.allocation import budget, ceil_share
 from supjax.checks import check_count, check_density
-from supjax.masks import apply_masks, count_maskable, dense_masks
+from supjax.masks import apply_masks, count_maskable, dense_masks, given_masks
 from supjax.prune_grow import prune_globally
-from supjax.topologies.engine import fixed, given_masks, method, start
+from supjax.topologies.engine import fixed, method, start
 from supjax.types import LeafFilter, Masks, Params, PyTree, TopologyState, TopologyTransform
 
 ParamsFn = Callable[[Params], jax.Array]

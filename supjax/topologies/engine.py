@@ -9,10 +9,9 @@ import jax.numpy as jnp
 
 from supjax.checks import check_choice, check_count, check_density
 from supjax.densities import DISTRIBUTIONS, init_masks
-from supjax.masks import check_masks, dense_masks
-from supjax.prune_grow import prune_and_grow
+from supjax.masks import dense_masks, given_masks
+from supjax.prune_grow import advance, prune_and_grow
 from supjax.schedules import constant_fraction, every
-from supjax.trees import rehang
 from supjax.types import (
     LeafFilter,
     Masks,
@@ -20,7 +19,6 @@ from supjax.types import (
     PyTree,
     Scalar,
     Schedule,
-    Ticket,
     TopologyInitFn,
     TopologyState,
     TopologyTransform,
@@ -94,31 +92,6 @@ def method(factory: Factory) -> Factory:
 def start(masks: Masks, extra: PyTree = ()) -> TopologyState:
     """Return the state at step 0: what is active now has been active."""
     return TopologyState(masks, jax.tree.map(jnp.copy, masks), extra)
-
-
-def advance(state: TopologyState, masks: Masks, extra: PyTree = ()) -> TopologyState:
-    """Return the state with new masks; what they activate has from now on been active."""
-    return TopologyState(masks, jax.tree.map(jnp.logical_or, state.ever_active, masks), extra)
-
-
-def given_masks(params: Params, masks: Masks | Ticket) -> Masks:
-    """Return masks to go on with, copied and hung on the nodes of the params.
-
-    Raises:
-      TypeError: if a mask is no `bool` array.
-      ValueError: if paths or shapes differ (which are named), or there is no mask at all.
-
-    >>> import flax
-    >>> given = flax.core.freeze({"w": jnp.array([[True, False]])})
-    >>> given_masks({"w": jnp.ones((1, 2))}, given)
-    {'w': Array([[ True, False]], dtype=bool)}
-    """
-    masks = masks.masks if isinstance(masks, Ticket) else masks
-    masks = rehang(masks, params, ("masks", "params"))
-    check_masks(params, masks)
-    if not jax.tree.leaves(masks):
-        raise ValueError("masks= holds no mask: all of its leaves are None")
-    return jax.tree.map(jnp.array, masks)
 
 
 def random_start(density: float, distribution: str, filter_fn: LeafFilter | None) -> TopologyInitFn:
