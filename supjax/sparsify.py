@@ -55,7 +55,7 @@ class SparsifyState(_Fields):
         masks = unpack_masks(self.ever_active, self.bits)
         return TopologyState(masks, self.ever_active, self.extra)
 
-    def _replace(self, **changes: Any) -> "SparsifyState":  # type: ignore[override]
+    def _replace(self, **changes: Any) -> "SparsifyState":
         if "topology" in changes:
             topology: TopologyState = changes.pop("topology")
             like = self.ever_active

@@ -10,7 +10,7 @@ import optax
 from supjax.checks import check_count, check_fraction, check_trainer
 from supjax.exploring import exploring
 from supjax.masks import apply_masks
-from supjax.schedules import CyclePlan, namespace
+from supjax.schedules import CyclePlan
 from supjax.sparsify import (
     Collector,
     current_masks,
@@ -98,7 +98,9 @@ def with_cycles(
         return (step < plan.normal_steps) & host.due(step) | explores(step)
 
     def drop_fraction(step: Any) -> Any:
-        return namespace(step).where(explores(step), share(step), host.drop_fraction(step))
+        if not isinstance(step, jax.Array):
+            return share(step) if explores(step) else host.drop_fraction(step)
+        return jnp.where(explores(step), share(step), host.drop_fraction(step))
 
     def update(
         key: jax.Array,
@@ -236,8 +238,8 @@ def _collector(rule: Superposition, due: Callable[[Any], Any]) -> Collector:
     def init(params: Params, masks: Masks) -> Collected:
         ticket = Ticket(params, masks)
         empty = jax.tree.map(jnp.zeros_like, first(ticket))
-        again = jax.eval_shape(further, empty, ticket)
-        if jax.tree.structure(again) != jax.tree.structure(empty):
+        again: Any = jax.tree.structure(jax.eval_shape(further, empty, ticket))
+        if again != jax.tree.structure(empty):
             raise TypeError("superposition must keep the structure of its state: its fold does not")
         return empty
 
