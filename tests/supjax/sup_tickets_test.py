@@ -128,7 +128,9 @@ def test_it_equals_training_by_the_plan_weight_for_weight(name, options, rule, i
 
 def test_two_groups_of_weights_have_methods_of_their_own():
     keys = jax.random.split(jax.random.key(3))
-    params = {name: {"kernel": jax.random.normal(k, (4, 8))} for name, k in zip("ab", keys)}
+    params = {
+        name: {"kernel": jax.random.normal(k, (4, 8))} for name, k in zip("ab", keys, strict=True)
+    }
     params["c"] = {"bias": jnp.ones(3)}
     make = supjax.make_topology
     first = supjax.sup_tickets(
@@ -155,7 +157,8 @@ def test_two_groups_of_weights_have_methods_of_their_own():
     ticket = supjax.take_ticket(params, state)
     supjax.check_sparse(params, state)
     counts = {name: supjax.count_active(ticket.masks[name]) for name in "ab"}
-    assert counts == {"a": 8, "b": 16} and ticket.masks["c"]["bias"] is None
+    assert counts == {"a": 8, "b": 16}
+    assert ticket.masks["c"]["bias"] is None
     assert int(jnp.sum(params["b"]["kernel"] != 0)) < 16
     result = supjax.superposed(state, params)
     assert supjax.count_active(result.masks["a"]) == 8
