@@ -218,10 +218,10 @@ def sparse_transformation(
             return after._replace(superposition=folded)
 
         def rarely(carry: SparsifyState) -> SparsifyState:
-            carry = jax.lax.cond(due, move, lambda state: state, carry)
+            carry = _if(due, move, carry)
             if collector is NOTHING:
                 return carry
-            return jax.lax.cond(collected, collect, lambda state: state, carry)
+            return _if(collected, collect, carry)
 
         due = jnp.asarray(method.due(state.step))
         collected = jnp.asarray(collector.due(state.step))
@@ -238,13 +238,23 @@ def _in_place_if(predicate: jax.Array, f: Callable[[PyTree], PyTree], carry: PyT
     """Return `f(carry)` if the predicate holds and the carry as it is otherwise.
 
     A loop of one turn or none. `jax.lax.cond` copies whatever its untaken branch passes on, which
-    costs more than the optimizer's step; a loop leaves its carry where it is.
+    costs more than the optimizer's step; a loop leaves its carry where it is. Outside a compiled
+    function there is nothing to compile for it.
     """
+    if not isinstance(predicate, jax.core.Tracer):
+        return _if(predicate, f, carry)
 
     def turn(state: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
         return jnp.zeros_like(state[0]), f(state[1])
 
     return jax.lax.while_loop(lambda state: state[0], turn, (predicate, carry))[1]
+
+
+def _if(predicate: jax.Array, f: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
+    """Return `f(carry)` if the predicate holds and the carry as it is otherwise."""
+    if isinstance(predicate, jax.core.Tracer):
+        return jax.lax.cond(predicate, f, lambda untouched: untouched, carry)
+    return f(carry) if predicate else carry
 
 
 def _both(first: PyTree, second: PyTree) -> PyTree:
