@@ -83,7 +83,7 @@ def with_cycles(
     (0.3, 0.5)
     """
     check_trainer(optax.identity(), topology)
-    check_plan(plan)
+    plan = check_plan(plan)
     if not callable(exploration):
         check_fraction(exploration, "exploration")
     host = topology if topology.grows else exploring(topology)

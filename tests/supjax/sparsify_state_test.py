@@ -25,13 +25,14 @@ def tree_equal(first, second):
 def test_a_ticket_on_an_update_step_keeps_its_freshly_grown_zeros(every):
     topology = tiny_problem.topology(update_every=every, drop_fraction=0.5)
     runs = list(tiny_problem.train(supjax.sparsify(optax.sgd(0.2), topology, KEY), 4))
-    for index, (params, state, _) in enumerate(runs[1:], start=1):
+    left = []
+    for params, state, _ in runs[1:]:
         ticket = supjax.take_ticket(params, state, batch_stats={"mean": jnp.ones(1)})
         assert supjax.count_active(ticket.masks) == tiny_problem.ACTIVE
-        left = int(jnp.sum(ticket.params["sparse"]["kernel"] != 0))
-        assert (left < tiny_problem.ACTIVE) == (index % every == 0)
+        left.append(int(jnp.sum(ticket.params["sparse"]["kernel"] != 0)))
         tree_equal(ticket.params, params)
         assert ticket.batch_stats["mean"] == 1
+    assert left[every - 1] < tiny_problem.ACTIVE  # grown by the first update, still zero
 
 
 def test_a_transformation_that_leaks_is_caught():
@@ -59,7 +60,7 @@ def test_a_transformation_that_leaks_is_caught():
 def test_a_leak_cannot_be_looked_for_under_a_trace():
     tx = supjax.sparsify(optax.sgd(0.1), tiny_problem.topology(), KEY)
     params = tiny_problem.params()
-    with pytest.raises(ValueError, match=r"^check_sparse needs concrete weights: .*$"):
+    with pytest.raises(ValueError, match=r"^check_sparse needs concrete weights: call it outside jit"):
         jax.jit(supjax.check_sparse)(params, tx.init(params))
 
 
@@ -98,7 +99,7 @@ def test_masks_put_into_the_state_are_the_only_truth():
 BAD_MASKS = [
     ({"w": jnp.ones((2, 3), bool)}, ValueError, "mask at 'w' has shape (2, 3), params have (2, 2)"),
     ({"w": jnp.ones((2, 2))}, TypeError, "mask at 'w' must be a bool array, got float32"),
-    ({"v": None}, ValueError, "masks and params differ: masks have no leaf at 'w'"),
+    ({}, ValueError, "masks and params differ: masks have no leaf at 'w'"),
     ({"w": None}, ValueError, "masks= holds no mask: all of its leaves are None"),
 ]
 
