@@ -241,7 +241,8 @@ def _in_place_if(predicate: jax.Array, f: Callable[[PyTree], PyTree], carry: PyT
     costs more than the optimizer's step; a loop leaves its carry where it is. Outside a compiled
     function there is nothing to compile for it.
     """
-    if not isinstance(predicate, jax.core.Tracer):
+    concrete = not isinstance(predicate, jax.core.Tracer)
+    if concrete:
         return _if(predicate, f, carry)
 
     def turn(state: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
