@@ -60,9 +60,7 @@ def test_a_transformation_that_leaks_is_caught():
 def test_a_leak_cannot_be_looked_for_under_a_trace():
     tx = supjax.sparsify(optax.sgd(0.1), tiny_problem.topology(), KEY)
     params = tiny_problem.params()
-    with pytest.raises(
-        ValueError, match=r"^check_sparse needs concrete weights: call it"
-    ):
+    with pytest.raises(ValueError, match=r"^check_sparse needs concrete weights: call it"):
         jax.jit(supjax.check_sparse)(params, tx.init(params))
 
 
