@@ -38,7 +38,15 @@ from supjax.schedules import (
     sup_tickets_schedule,
 )
 from supjax.selection import global_top_k_masks, top_k_mask
-from supjax.sparsify import SparsifyState, sparse_params, sparsify, sparsify_state
+from supjax.sparsify import (
+    SparsifyState,
+    check_sparse,
+    sparse_params,
+    sparsify,
+    sparsify_state,
+    take_ticket,
+)
+from supjax.sup_tickets import sup_tickets, superposed, with_cycles
 from supjax.superposition import make_superposition, superpose, superpose_step
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.topologies import make_topology
@@ -71,6 +79,7 @@ __all__ = [
     "analysis",
     "apply_masks",
     "average_batch_stats",
+    "check_sparse",
     "constant_fraction",
     "cosine_fraction",
     "count_active",
@@ -110,11 +119,15 @@ __all__ = [
     "staged_fraction",
     "step_decay_schedule",
     "summary",
+    "sup_tickets",
     "sup_tickets_schedule",
     "superpose",
     "superpose_step",
+    "superposed",
     "superposition",
+    "take_ticket",
     "top_k_mask",
     "topologies",
     "uniform",
+    "with_cycles",
 ]

@@ -10,7 +10,7 @@ from supjax.allocation import budget, exact, largest_remainder
 from supjax.checks import check_choice, check_density
 from supjax.masks import leaf_key, map_maskable
 from supjax.selection import top_k_mask
-from supjax.trees import is_none, path_str
+from supjax.trees import named_leaves
 from supjax.types import LeafFilter, Masks, Params, PyTree
 
 
@@ -118,11 +118,10 @@ def layer_counts(params: Params, densities: PyTree, total: int) -> dict[str, int
     `d_l n_l`. No layer is left empty while the total allows one weight each: an empty layer
     would never grow again.
     """
-    weights = jax.tree_util.tree_flatten_with_path(params)[0]
-    values = jax.tree.leaves(densities, is_leaf=is_none)
+    weights = named_leaves(params, "params")
     sizes = {
-        path_str(path): (w.size, exact(d))
-        for (path, w), d in zip(weights, values, strict=True)
+        name: (weights[name].size, exact(d))
+        for name, d in named_leaves(densities, "densities").items()
         if d is not None
     }
     shares: list[Fraction] = [d * size for size, d in sizes.values()]

@@ -1,5 +1,6 @@
 """One optimizer step of a sparse network: whatever lies outside the masks stays fresh and still."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from supjax.masks import apply_masks
+from supjax.trees import map_named, named_leaves
 from supjax.types import Masks, Params, PyTree
 
 
@@ -36,28 +38,63 @@ def mask_optimizer_state(
     >>> state[0].trace["w"]
     Array([[1., 0.]], dtype=float32)
     """
-    flags = dict(jax.tree_util.tree_leaves_with_path(masks))
+    flags = named_leaves(masks, "masks")
 
-    def place(path: Any, entry: Any) -> Any:
-        mask = flags.get(path)
-        return None if mask is None or mask.shape != entry.shape else mask
+    def place(name: str, entry: Any) -> Any:
+        mask = flags.get(name)
+        fits = mask is not None and jnp.shape(mask) == jnp.shape(entry)
+        return mask if fits else None
 
-    # The masks are looked up by path, because a copy of the params' tree need not have all of
-    # its leaves: `optax.masked` and `optax.partition` leave holes in their states.
-    placed = optax.tree.map_params(
-        tx,
-        lambda copy: jax.tree_util.tree_map_with_path(place, copy),
-        opt_state,
-        transform_non_params=lambda _: None,
-        is_leaf=lambda _: True,
-    )
     fresh = tx.init(jax.tree.map(jnp.zeros_like, params))
     return jax.tree.map(
         lambda entry, new, mask: entry if mask is None else jnp.where(mask, entry, new),
         opt_state,
         fresh,
-        placed,
+        _map_weight_entries(tx, place, opt_state, list(flags)),
     )
+
+
+def _map_weight_entries(
+    tx: optax.GradientTransformation,
+    f: Callable[[str, Any], Any],
+    opt_state: PyTree,
+    names: Sequence[str],
+) -> PyTree:
+    """Return a state's tree with `f(name of a weight, entry)` on its copies of the params.
+
+    All other entries become None. Weights are known by name, because a copy need not have all
+    of the params' leaves: `optax.masked` and `optax.partition` leave holes in their states.
+    `optax.tree.map_params` says where the copies are. It cannot where an optimizer looks at its
+    params, as labels by a function of the user's do, which then raise whatever they raise; there,
+    an entry belongs to the weight with the longest name that its own path ends in.
+    """
+    try:
+        return optax.tree.map_params(
+            tx,
+            lambda copy: map_named(f, copy),
+            opt_state,
+            transform_non_params=lambda _: None,
+            is_leaf=lambda _: True,
+        )
+    except Exception:
+        longest_first = sorted(names, key=len, reverse=True)
+
+    def by_path(path: str, entry: Any) -> Any:
+        ends = (name for name in longest_first if f"/{path}".endswith(f"/{name}"))
+        name = next(ends, None)
+        return None if name is None else f(name, entry)
+
+    return map_named(by_path, opt_state)
+
+
+def with_masks(params: Params, masks: Masks) -> Masks:
+    """Return the masks for all that the params hold: `optax.LookaheadParams` hold weights twice.
+
+    >>> with_masks({"w": 1.0}, {"w": True})
+    {'w': True}
+    """
+    twice = isinstance(params, optax.LookaheadParams)
+    return optax.LookaheadParams(fast=masks, slow=masks) if twice else masks
 
 
 def masked_update(
@@ -78,7 +115,7 @@ def masked_update(
       tx: any optax optimizer.
       grads: gradient.
       opt_state: state of the optimizer.
-      params: weights; finite outside the masks.
+      params: weights, or `optax.LookaheadParams`; finite outside the masks.
       masks: masks of the params.
       **extra_args: further arguments of `tx.update`.
 
@@ -93,10 +130,11 @@ def masked_update(
     Array([[1., 0.]], dtype=float32)
     """
     clean = mask_optimizer_state(tx, opt_state, params, masks)
+    everywhere = with_masks(params, masks)
     updates, opt_state = tx.update(
-        apply_masks(grads, masks), clean, apply_masks(params, masks), **extra_args
+        apply_masks(grads, masks), clean, apply_masks(params, everywhere), **extra_args
     )
     updates = jax.tree.map(
-        lambda p, u, m: u if m is None else jnp.where(m, u, -p), params, updates, masks
+        lambda p, u, m: u if m is None else jnp.where(m, u, -p), params, updates, everywhere
     )
     return updates, opt_state

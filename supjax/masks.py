@@ -176,6 +176,26 @@ def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     return map_maskable(lambda _, w: jnp.ones(w.shape, bool), params, filter_fn)
 
 
+def given_masks(params: Params, masks: Masks | Ticket) -> Masks:
+    """Return masks to go on with, copied and hung on the nodes of the params.
+
+    Raises:
+      TypeError: if a mask is no `bool` array.
+      ValueError: if paths or shapes differ (which are named), or there is no mask at all.
+
+    >>> import flax
+    >>> given = flax.core.freeze({"w": jnp.array([[True, False]])})
+    >>> given_masks({"w": jnp.ones((1, 2))}, given)
+    {'w': Array([[ True, False]], dtype=bool)}
+    """
+    masks = masks.masks if isinstance(masks, Ticket) else masks
+    masks = rehang(masks, params, ("masks", "params"))
+    check_masks(params, masks)
+    if not jax.tree.leaves(masks):
+        raise ValueError("masks= holds no mask: all of its leaves are None")
+    return jax.tree.map(jnp.array, masks)
+
+
 def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     """Read masks off the non-zeros of maskable weights: `m = (w != 0)`.
 

@@ -13,7 +13,7 @@ from supjax.allocation import ceil_share
 from supjax.masks import check_masks, count_true, leaf_key
 from supjax.selection import global_top_k_masks, top_k_mask
 from supjax.trees import is_none, map_named
-from supjax.types import Masks, Params, PyTree, Scalar
+from supjax.types import Masks, Params, PyTree, Scalar, TopologyState
 
 
 def magnitude(tree: Params, masks: Masks) -> PyTree:
@@ -168,3 +168,8 @@ def _sparse_only(scores: PyTree, masks: Masks) -> PyTree:
     values: list[Any] = jax.tree.leaves(scores, is_leaf=is_none)
     kept = [s if m is not None else None for s, m in zip(values, flags, strict=True)]
     return jax.tree.unflatten(structure, kept)
+
+
+def advance(state: TopologyState, masks: Masks, extra: PyTree = ()) -> TopologyState:
+    """Return the state with new masks; what they activate has from now on been active."""
+    return TopologyState(masks, jax.tree.map(jnp.logical_or, state.ever_active, masks), extra)

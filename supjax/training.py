@@ -67,7 +67,8 @@ def create_train_state(
       tx: optimizer.
       topology: method.
       batch_stats: initial batch-norm statistics.
-      **init_args: `loss_fn` or `output_fn` for the methods that score the network at init.
+      **init_args: `loss_fn` or `output_fn` for the methods that score the network at init;
+        `masks`, or a `Ticket` with some, to go on with instead of drawing new ones.
 
     Returns:
       A `TrainState`.

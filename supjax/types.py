@@ -70,6 +70,7 @@ class TopologyInitFn(Protocol):
         key: jax.Array,
         params: Params,
         *,
+        masks: Masks | None = None,
         loss_fn: Callable[[Params], jax.Array] | None = None,
         output_fn: Callable[[Params], jax.Array] | None = None,
     ) -> TopologyState:
@@ -78,6 +79,7 @@ class TopologyInitFn(Protocol):
         Args:
           key: typed PRNG key.
           params: the initial, still dense weights.
+          masks: masks to go on with instead of new ones.
           loss_fn: `params -> scalar loss` on data; SNIP and GraSP need it.
           output_fn: `params -> outputs` for an all-ones input; SynFlow needs it.
         """

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from supjax import CyclePlan
+from supjax import CyclePlan, with_cycles
 from supjax.types import TopologyTransform
 
 
@@ -39,11 +39,8 @@ class Timeline(NamedTuple):
 
         Periodic updates belong to the normal phase; every cycle begins with an exploration.
         """
-        if step in self.plan.exploration_steps:
-            return self.exploration
-        if step < self.plan.normal_steps and self.topology.due(step):
-            return self.topology.drop_fraction(step)
-        return None
+        timetable = with_cycles(self.topology, self.plan, self.exploration)
+        return timetable.drop_fraction(step) if timetable.due(step) else None
 
     def stretch_end(self, step: int, at_most: int) -> int:
         """Return the first step after `step` before which the host has something to do.

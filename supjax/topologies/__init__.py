@@ -3,10 +3,10 @@
 from typing import Any
 
 from supjax.checks import call_registered
+from supjax.exploring import exploring
 from supjax.topologies.at_init import grasp, snip, synflow
 from supjax.topologies.dsr import dsr
 from supjax.topologies.engine import METHODS, method
-from supjax.topologies.exploring import exploring
 from supjax.topologies.gmp import gmp
 from supjax.topologies.granet import granet
 from supjax.topologies.mest import mest

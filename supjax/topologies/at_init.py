@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from supjax.allocation import budget, ceil_share
 from supjax.checks import check_count, check_density
-from supjax.masks import apply_masks, count_maskable, dense_masks
+from supjax.masks import apply_masks, count_maskable, dense_masks, given_masks
 from supjax.prune_grow import prune_globally
 from supjax.topologies.engine import fixed, method, start
 from supjax.types import LeafFilter, Masks, Params, PyTree, TopologyState, TopologyTransform
@@ -121,8 +121,12 @@ def synflow(
     check_density(density)
     check_count(rounds, "rounds")
 
-    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
+    def init(
+        key: jax.Array, params: Params, *, masks: Masks | None = None, **extra_args: Any
+    ) -> TopologyState:
         del key
+        if masks is not None:
+            return start(given_masks(params, masks))
         output_fn = _required(extra_args, "output_fn", "synflow")
         positive = jax.tree.map(jnp.abs, params)
         masks = dense_masks(params, filter_fn)
@@ -154,8 +158,12 @@ def _one_shot(
     """Return the method that keeps the globally largest saliencies at initialisation."""
     check_density(density)
 
-    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
+    def init(
+        key: jax.Array, params: Params, *, masks: Masks | None = None, **extra_args: Any
+    ) -> TopologyState:
         del key
+        if masks is not None:
+            return start(given_masks(params, masks))
         loss_fn = _required(extra_args, needs, name)
         masks = dense_masks(params, filter_fn)
         keep = budget(density, count_maskable(masks))

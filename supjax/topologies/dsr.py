@@ -9,13 +9,14 @@ from supjax.allocation import apportion, ceil_share
 from supjax.checks import check_fraction
 from supjax.prune_grow import (
     active_counts,
+    advance,
     grow_largest,
     layer_sizes,
     magnitude,
     prune_globally,
     random_scores,
 )
-from supjax.topologies.engine import Shared, advance, method, periodic
+from supjax.topologies.engine import Shared, method, periodic
 from supjax.types import Params, Scalar, TopologyState, TopologyTransform
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from supjax.checks import check_choice, check_count, check_density
 from supjax.densities import DISTRIBUTIONS, init_masks
-from supjax.masks import dense_masks
-from supjax.prune_grow import prune_and_grow
+from supjax.masks import dense_masks, given_masks
+from supjax.prune_grow import advance, prune_and_grow
 from supjax.schedules import constant_fraction, every
 from supjax.types import (
     LeafFilter,
@@ -94,18 +94,17 @@ def start(masks: Masks, extra: PyTree = ()) -> TopologyState:
     return TopologyState(masks, jax.tree.map(jnp.copy, masks), extra)
 
 
-def advance(state: TopologyState, masks: Masks, extra: PyTree = ()) -> TopologyState:
-    """Return the state with new masks; what they activate has from now on been active."""
-    return TopologyState(masks, jax.tree.map(jnp.logical_or, state.ever_active, masks), extra)
-
-
 def random_start(density: float, distribution: str, filter_fn: LeafFilter | None) -> TopologyInitFn:
-    """Return the init function of random masks with exact counts; checks its arguments."""
+    """Return the init function of random masks with exact counts, unless it is given others."""
     check_density(density)
     check_choice(distribution, "distribution", DISTRIBUTIONS)
 
-    def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
+    def init(
+        key: jax.Array, params: Params, *, masks: Masks | None = None, **extra_args: Any
+    ) -> TopologyState:
         del extra_args
+        if masks is not None:
+            return start(given_masks(params, masks))
         if density == 1:
             return start(dense_masks(params, filter_fn))
         return start(init_masks(key, params, density, distribution, filter_fn))

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from supjax.allocation import budget, ceil_share
 from supjax.checks import check_count
 from supjax.masks import count_maskable
-from supjax.prune_grow import magnitude, prune_globally
+from supjax.prune_grow import advance, magnitude, prune_globally
 from supjax.schedules import constant_fraction, cubic_density_ramp
-from supjax.topologies.engine import advance, method, random_start, update_steps
+from supjax.topologies.engine import method, random_start, update_steps
 from supjax.types import (
     LeafFilter,
     Masks,

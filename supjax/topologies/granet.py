@@ -4,9 +4,9 @@ from typing import Unpack
 
 import jax
 
-from supjax.prune_grow import magnitude, prune_and_grow
+from supjax.prune_grow import advance, magnitude, prune_and_grow
 from supjax.schedules import cubic_density_ramp
-from supjax.topologies.engine import Start, advance, method, periodic
+from supjax.topologies.engine import Start, method, periodic
 from supjax.topologies.gmp import density_ramp, ramp_stop
 from supjax.types import Params, Scalar, Schedule, TopologyState, TopologyTransform
 

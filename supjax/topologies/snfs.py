@@ -9,12 +9,13 @@ from supjax.allocation import apportion, ceil_share
 from supjax.checks import check_fraction
 from supjax.prune_grow import (
     active_counts,
+    advance,
     drop_smallest,
     grow_largest,
     layer_sizes,
     magnitude,
 )
-from supjax.topologies.engine import Shared, advance, method, periodic
+from supjax.topologies.engine import Shared, method, periodic
 from supjax.types import Masks, Params, PyTree, Scalar, TopologyState, TopologyTransform
 
 

@@ -2,8 +2,7 @@
 
 import jax
 
-from supjax.prune_grow import magnitude, prune_and_grow
-from supjax.topologies.engine import advance
+from supjax.prune_grow import advance, magnitude, prune_and_grow
 from supjax.types import Params, Scalar, TopologyState, TopologyTransform
 
 
