@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from supjax.leaf_names import is_affine, is_bias, is_vector, module_of, siblings, words
 from supjax.trees import named_leaves
 from supjax.types import Axes, AxesFn, Params
@@ -134,6 +137,29 @@ def slice_count(shape: Shape, stack: tuple[int, ...]) -> int:
     (3, 1)
     """
     return math.prod(shape[i] for i in stack)
+
+
+def to_layers(leaf: jax.Array, stack: tuple[int, ...]) -> jax.Array:
+    """Return a leaf with its layers along one first axis; a leaf without stack axes is one layer.
+
+    >>> import jax.numpy as jnp
+    >>> to_layers(jnp.zeros((5, 3, 4)), (1,)).shape, to_layers(jnp.zeros((5, 3)), ()).shape
+    ((3, 5, 4), (1, 5, 3))
+    """
+    first = jnp.moveaxis(leaf, stack, range(len(stack)))
+    return first.reshape(slice_count(leaf.shape, stack), *first.shape[len(stack) :])
+
+
+def from_layers(layers: jax.Array, shape: Shape, stack: tuple[int, ...]) -> jax.Array:
+    """Return the leaf of a shape whose layers lie along the first axis: undo `to_layers`.
+
+    >>> import jax.numpy as jnp
+    >>> leaf = jnp.arange(24).reshape(2, 3, 4)
+    >>> bool((from_layers(to_layers(leaf, (2, 0)), leaf.shape, (2, 0)) == leaf).all())
+    True
+    """
+    lengths = tuple(shape[i] for i in stack)
+    return jnp.moveaxis(layers.reshape(*lengths, *layers.shape[1:]), range(len(stack)), stack)
 
 
 def _first(depth: int, ndim: int) -> tuple[int, ...]:

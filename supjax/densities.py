@@ -37,7 +37,7 @@ def erk(params: Params, density: float, filter_fn: LeafFilter | None = None) -> 
     Args:
       params: weights (arrays or `jax.ShapeDtypeStruct`s; only shapes are read).
       density: target over all maskable weights together, in (0, 1].
-      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
 
     Returns:
       The params' tree with a float density on maskable leaves, `None` on the others.

@@ -22,6 +22,7 @@ __all__ = [
     "bind",
     "by_pattern",
     "default_axes",
+    "default_filter",
     "kernels",
     "left_dense",
     "no_embeddings",
@@ -96,7 +97,7 @@ def bind(filter_fn: LeafFilter | None, leaves: Mapping[str, Any]) -> LeafFilter:
 
 
 def _is_eligible(leaf: Any) -> bool:
-    return leaf.ndim > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return getattr(leaf, "ndim", 0) > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _is_kernel(path: str, leaf: Any) -> bool:
@@ -120,7 +121,10 @@ def _is_kernel_among(leaves: Mapping[str, Any]) -> LeafFilter:
 
 kernels = TreeFilter(_is_kernel, _is_kernel_among)
 """The default: floating-point leaves with two or more dimensions that are, by name, no bias, no
-scale and no part of a norm. Embedding tables are kernels. See `supjax.default_filter`."""
+scale and no part of a norm. Embedding tables are kernels."""
+
+default_filter = kernels
+"""The public name of the default filter."""
 
 
 def _is_no_embedding(path: str, leaf: Any) -> bool:

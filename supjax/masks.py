@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.trees import map_named, rehang, same_names
+from supjax.filters import bind
+from supjax.trees import map_named, named_leaves, rehang, same_names
 from supjax.types import LeafFilter, Masks, Params, PyTree, Ticket
 
 _FOLD = 8  # slices added up before a reduction
@@ -49,32 +50,11 @@ def _folded_count(mask: jax.Array) -> jax.Array:
     return _plain_count(folded) + _plain_count(mask[_FOLD * length :])
 
 
-def default_filter(path: str, leaf: Any) -> bool:
-    """Say whether a leaf is a kernel, that is a floating-point weight with 2 or 4 dimensions.
-
-    Biases, batch-norm scales and scalars stay dense (METHOD: masks live on kernels, the first
-    convolution and the classifier included).
-
-    Args:
-      path: where the leaf stands, such as `conv1/kernel`; not looked at.
-      leaf: array or `jax.ShapeDtypeStruct`.
-
-    Returns:
-      Whether the leaf is sparse by default.
-
-    >>> import jax.numpy as jnp
-    >>> default_filter("dense/kernel", jnp.zeros((3, 4))), default_filter("bias", jnp.zeros(4))
-    (True, False)
-    """
-    del path
-    return leaf.ndim in (2, 4) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
 def map_maskable(
     f: Callable[[str, Any], Any], params: Params, filter_fn: LeafFilter | None = None
 ) -> PyTree:
     """Return the params' tree with `f(path, leaf)` on maskable leaves and `None` on the others."""
-    chosen = default_filter if filter_fn is None else filter_fn
+    chosen = bind(filter_fn, named_leaves(params, "params"))
 
     def one(name: str, leaf: Any) -> Any:
         if not hasattr(leaf, "dtype"):
@@ -164,7 +144,7 @@ def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
 
     Args:
       params: weights (only shapes and dtypes are read).
-      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
 
     Returns:
       The params' tree with all-true masks.
@@ -181,7 +161,7 @@ def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
 
     Args:
       params: weights.
-      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
 
     Returns:
       The params' tree with `bool` masks, `None` where the leaf is dense.
