@@ -20,6 +20,7 @@ from supjax.axes import (
     to_layers,
 )
 from supjax.checks import check_choice, check_density
+from supjax.filters import warn_of_dense
 from supjax.masks import leaf_key, map_maskable
 from supjax.selection import top_k_mask
 from supjax.trees import is_none, path_str
@@ -138,10 +139,10 @@ DISTRIBUTIONS: dict[str, Callable[..., PyTree]] = {
 
 def layer_counts(
     params: Params, densities: PyTree, total: int, stacks: Stacks | None = None
-) -> dict[str, list[int]]:
-    """Return the integer budgets of every leaf's layers, which add up to `total`: `d_l n_l` rounded.
+) -> dict[str, int | list[int]]:
+    """Return the integer budget of every layer, `d_l n_l` rounded so that they add up to `total`.
 
-    A leaf is one layer; one with stack axes, by path in `stacks`, has as many as slices.
+    A leaf is one layer; for one with stack axes, by path in `stacks`, it is a list, slice by slice.
 
     Largest remainders get the units that rounding down leaves, so every count is within one of
     `d_l n_l`. No layer is left empty while the total allows one weight each: an empty layer
@@ -151,16 +152,21 @@ def layer_counts(
     values = jax.tree.leaves(densities, is_leaf=is_none)
     shares: list[Fraction] = []
     sizes: list[int] = []
-    slices: dict[str, int] = {}
+    slices: dict[str, int | None] = {}
     for (path, weight), d in zip(weights, values, strict=True):
         if d is not None:
             name = path_str(path)
-            slices[name] = slice_count(weight.shape, (stacks or {}).get(name, ()))
-            size = weight.size // max(slices[name], 1)
-            shares += [exact(d) * size] * slices[name]
-            sizes += [size] * slices[name]
+            stack = (stacks or {}).get(name, ())
+            count = slice_count(weight.shape, stack)
+            slices[name] = count if stack else None
+            size = weight.size // max(count, 1)
+            shares += [exact(d) * size] * count
+            sizes += [size] * count
     counts = iter(largest_remainder(shares, sizes, total, floor=1))
-    return {name: list(itertools.islice(counts, count)) for name, count in slices.items()}
+    return {
+        name: next(counts) if count is None else list(itertools.islice(counts, count))
+        for name, count in slices.items()
+    }
 
 
 def init_masks(
@@ -196,6 +202,7 @@ def init_masks(
     (5, None)
     """
     check_choice(distribution, "distribution", DISTRIBUTIONS)
+    warn_of_dense(params, filter_fn)
     densities = DISTRIBUTIONS[distribution](params, density, filter_fn, axes_fn)
     size = sum(math.prod(shape) for shape in _maskable_shapes(params, filter_fn).values())
     stacks = stack_axes(params, axes_fn)
@@ -204,7 +211,7 @@ def init_masks(
     def draw(path: str, weight: Any) -> jax.Array:
         scores, stack = jax.random.uniform(leaf_key(key, path), weight.shape), stacks.get(path, ())
         if not stack:
-            return top_k_mask(scores, counts[path][0])
+            return top_k_mask(scores, counts[path])
         kept = jnp.asarray(counts[path], jnp.int32)
         return from_layers(
             jax.vmap(top_k_mask)(to_layers(scores, stack), kept), weight.shape, stack

@@ -5,6 +5,7 @@ Paths are those of `supjax.trees.named_leaves`, the same for linen and nnx: `con
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -112,9 +113,7 @@ def _is_kernel_among(leaves: Mapping[str, Any]) -> LeafFilter:
         module = module_of(path)
         # A stack of vectors is no kernel. At the root a leaf of two dimensions is what it seems.
         per_layer = leaf.ndim - (depths.get(path, 0) if module else 0)
-        return (
-            _is_eligible(leaf) and per_layer > 1 and not is_affine(path, leaf, modules[module])
-        )
+        return _is_eligible(leaf) and per_layer > 1 and not is_affine(path, leaf, modules[module])
 
     return is_kernel
 
@@ -132,8 +131,9 @@ def _is_no_embedding(path: str, leaf: Any) -> bool:
     own, parent = words(name), words(parents[-1]) if parents else []
     if own[-1:] == ["kernel"]:  # the convolution of a patch embedding
         return True
-    return not any(found and found[-1] not in _LAYERS and _EMBEDDINGS & {*found}
-                   for found in (own, parent))
+    return not any(
+        found and found[-1] not in _LAYERS and _EMBEDDINGS & {*found} for found in (own, parent)
+    )
 
 
 no_embeddings = kernels & _is_no_embedding
@@ -224,3 +224,32 @@ def left_dense(params: Params, filter_fn: LeafFilter | None = None) -> dict[str,
         for path, leaf in leaves.items()
         if leaf is not None and _is_eligible(leaf) and not chosen(path, leaf)
     }
+
+
+def warn_of_dense(params: Params, filter_fn: LeafFilter | None) -> None:
+    """Warn if the default filter leaves over a tenth of the weights dense that might be sparse.
+
+    Only leaves with two or more dimensions are counted, against all weights. Whoever gives a
+    filter has chosen, and is not warned. Reads shapes and dtypes only.
+
+    >>> import jax.numpy as jnp
+    >>> warn_of_dense({"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, None)
+    """
+    if filter_fn is not None and filter_fn is not kernels:
+        return
+    dense = left_dense(params, filter_fn)
+    leaves = named_leaves(params, "params").values()
+    total = sum(math.prod(leaf.shape) for leaf in leaves if hasattr(leaf, "shape"))
+    left = sum(dense.values())
+    if left * 10 <= total:
+        return
+    largest = sorted(dense, key=lambda path: -dense[path])[:3]
+    patterns = ", ".join(f'"{path}"' for path in largest)
+    warnings.warn(
+        f"{left:,} of {total:,} weights stay dense although they have two or more dimensions, most "
+        f"in {largest}: by their names they are biases, scales or norms; to make them sparse, pass "
+        f"filter_fn=supjax.filters.kernels | supjax.filters.by_pattern({patterns}), to keep them "
+        'dense without this warning filter_fn=supjax.filters.by_pattern("!' + largest[0] + '")',
+        UserWarning,
+        stacklevel=3,
+    )

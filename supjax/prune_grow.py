@@ -117,9 +117,7 @@ def drop_smallest(
     [True, False, False]
     """
     kept = active_counts(masks, stacks) - jnp.asarray(counts)
-    return _layer_by_layer(
-        lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks
-    )
+    return _layer_by_layer(lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks)
 
 
 def grow_largest(

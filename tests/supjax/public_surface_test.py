@@ -109,7 +109,17 @@ def code_lines(path):
     )
 
 
-RUNGS = ["types", "trees", "leaf_names", "axes", "filters", "masks", "selection", "prune_grow", "topologies"]
+RUNGS = [
+    "types",
+    "trees",
+    "leaf_names",
+    "axes",
+    "filters",
+    "masks",
+    "selection",
+    "prune_grow",
+    "topologies",
+]
 
 
 @pytest.mark.parametrize("rung", range(len(RUNGS)))
