@@ -23,7 +23,7 @@ from supjax.checks import check_choice, check_density
 from supjax.filters import warn_of_dense
 from supjax.masks import leaf_key, map_maskable
 from supjax.selection import top_k_mask
-from supjax.trees import is_none, path_str
+from supjax.trees import same_names
 from supjax.types import Axes, AxesFn, LeafFilter, Masks, Params, PyTree
 
 
@@ -148,14 +148,12 @@ def layer_counts(
     `d_l n_l`. No layer is left empty while the total allows one weight each: an empty layer
     would never grow again.
     """
-    weights = jax.tree_util.tree_flatten_with_path(params)[0]
-    values = jax.tree.leaves(densities, is_leaf=is_none)
+    weights, values = same_names(params, densities, ("params", "densities"))
     shares: list[Fraction] = []
     sizes: list[int] = []
     slices: dict[str, int | None] = {}
-    for (path, weight), d in zip(weights, values, strict=True):
-        if d is not None:
-            name = path_str(path)
+    for name, weight in weights.items():
+        if (d := values[name]) is not None:
             stack = (stacks or {}).get(name, ())
             count = slice_count(weight.shape, stack)
             slices[name] = count if stack else None

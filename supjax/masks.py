@@ -349,7 +349,7 @@ def summary(params: Params, masks: Masks, axes_fn: AxesFn | None = None) -> str:
 
 
 def _shown(shape: tuple[int, ...], mask: Any, stack: tuple[int, ...]) -> tuple[str, str]:
-    """Return the shape of a leaf for the table, and what its layers have active if it is a stack."""
+    """Return a leaf's shape for the table, and what its layers have active if it is a stack."""
     dims = "x".join(str(n) for i, n in enumerate(shape) if i not in stack) or "scalar"
     if not stack:
         return dims, ""

@@ -157,7 +157,7 @@ def fixed(init: TopologyInitFn, density: float) -> TopologyTransform:
 
 
 MoveFn = Callable[[jax.Array, Params, TopologyState, Params, Scalar, Scalar, Stacks], TopologyState]
-"""`(key, grads, state, params, step, rate, stacks) -> state`, moving the share `rate` of the weights.
+"""`(key, grads, state, params, step, rate, stacks) -> state`, moving the share `rate`.
 
 `stacks` says which leaves hold several layers."""
 
