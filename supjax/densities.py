@@ -183,8 +183,8 @@ def init_masks(
       density: share of kept weights over all maskable ones, in (0, 1].
       distribution: "erk" or "uniform".
       filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
-      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults. Counts hold in every
-        slice of a stack.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults. Every slice
+        of a stack has its own count.
 
     Returns:
       The params' tree with `bool` masks, `None` where the leaf is dense.
