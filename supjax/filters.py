@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from supjax.axes import axes_of, default_axes, stack_axes, stack_depths
-from supjax.leaf_names import is_affine, module_of, siblings, words
+from supjax.leaf_names import is_affine, is_vector, module_of, siblings, words
 from supjax.trees import named_leaves
 from supjax.types import LeafFilter, Params
 
@@ -168,7 +168,7 @@ def by_pattern(*patterns: str) -> TreeFilter:
     >>> supjax.dense_masks(params, by_pattern("*/kernel", "!haed/*"))
     Traceback (most recent call last):
       ...
-    ValueError: pattern '!haed/*' matches no leaf of the params; there are ['body/kernel', ...]
+    ValueError: pattern '!haed/*' matches no leaf of the params; there are ['body/kernel', 'head/kernel']
     """
     for pattern in patterns or [None]:
         if not isinstance(pattern, str) or not pattern.removeprefix("!"):
@@ -186,13 +186,14 @@ def by_pattern(*patterns: str) -> TreeFilter:
 
     def among(leaves: Mapping[str, Any]) -> LeafFilter:
         for takes_in, pattern in rules:
+            written = pattern if takes_in else f"!{pattern}"
             names = [p for p, x in leaves.items() if x is not None]
             names = [p for p in names if _is_eligible(leaves[p])] if takes_in else names
             if not any(_matches(path, pattern) for path in names):
+                shown = f"{names[:5]}"[:-1] + (", ...]" if len(names) > 5 else "]")
                 what = "floating-point leaf with two or more dimensions" if takes_in else "leaf"
                 raise ValueError(
-                    f"pattern {'' if takes_in else '!'}{pattern!r}"
-                    f" matches no {what} of the params; there are {names}"
+                    f"pattern {written!r} matches no {what} of the params; there are {shown}"
                 )
         return choose(bind(kernels, leaves))
 
@@ -229,27 +230,44 @@ def left_dense(params: Params, filter_fn: LeafFilter | None = None) -> dict[str,
 def warn_of_dense(params: Params, filter_fn: LeafFilter | None) -> None:
     """Warn if the default filter leaves over a tenth of the weights dense that might be sparse.
 
-    Only leaves with two or more dimensions are counted, against all weights. Whoever gives a
-    filter has chosen, and is not warned. Reads shapes and dtypes only.
+    Counted are leaves that have two or more dimensions in one layer and are no bias of a kernel
+    beside them, against all weights. Whoever gives a filter has chosen, and is not warned. Reads
+    shapes and dtypes only.
 
     >>> import jax.numpy as jnp
     >>> warn_of_dense({"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, None)
     """
     if filter_fn is not None and filter_fn is not kernels:
         return
-    dense = left_dense(params, filter_fn)
-    leaves = named_leaves(params, "params").values()
-    total = sum(math.prod(leaf.shape) for leaf in leaves if hasattr(leaf, "shape"))
-    left = sum(dense.values())
+    leaves = {p: leaf for p, leaf in named_leaves(params, "params").items() if leaf is not None}
+    sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+    dense = left_dense(params)
+    stacks = {path: stack for path, stack in stack_axes(params).items() if path not in dense}
+    lengths = {tuple(leaves[path].shape[i] for i in stack) for path, stack in stacks.items()}
+    modules = siblings(leaves)
+    largest = sorted(
+        (p for p in dense if not _is_small(leaves[p], modules[module_of(p)], lengths | {()})),
+        key=lambda path: -sizes[path],
+    )
+    left, total = sum(sizes[path] for path in largest), sum(sizes.values())
     if left * 10 <= total:
         return
-    largest = sorted(dense, key=lambda path: -dense[path])[:3]
-    patterns = ", ".join(f'"{path}"' for path in largest)
+    patterns = ", ".join(f'"{path}"' for path in largest[:3])
     warnings.warn(
-        f"{left:,} of {total:,} weights stay dense although they have two or more dimensions, most "
-        f"in {largest}: by their names they are biases, scales or norms; to make them sparse, pass "
-        f"filter_fn=supjax.filters.kernels | supjax.filters.by_pattern({patterns}), to keep them "
-        'dense without this warning filter_fn=supjax.filters.by_pattern("!' + largest[0] + '")',
+        f"{left:,} of {total:,} weights stay dense although they have two or more dimensions, "
+        f"most in {largest[:3]}: by their names they are biases, scales or norms; to make them "
+        f"sparse pass filter_fn=supjax.filters.kernels | supjax.filters.by_pattern({patterns}), "
+        f'to keep them dense without this warning filter_fn=supjax.filters.by_pattern("!{largest[0]}")',
         UserWarning,
         stacklevel=3,
+    )
+
+
+def _is_small(leaf: Any, module: Mapping[str, Any], lengths: set[tuple[int, ...]]) -> bool:
+    """Say whether a layer of a leaf is a vector, or has the shape of a bias of a leaf beside it."""
+    layers = {leaf.shape[len(n) :] for n in lengths if leaf.shape[: len(n)] == n}
+    return any(is_vector(shape) for shape in layers) or any(
+        beside.ndim > leaf.ndim and beside.shape[-len(shape) :] == shape
+        for beside in module.values()
+        for shape in layers
     )

@@ -34,7 +34,10 @@ class Block(nn.Module):
     def __call__(self, x: Any, _: Any = None) -> tuple[Any, None]:
         """Return the block's output and nothing to stack."""
         y = nn.LayerNorm(name="norm")(x)
-        x = x + nn.SelfAttention(num_heads=4, use_bias=self.use_bias, name="attention")(y)
+        attention = nn.MultiHeadDotProductAttention(
+            num_heads=4, use_bias=self.use_bias, name="attention"
+        )
+        x = x + attention(y)
         y = nn.gelu(nn.Dense(64, use_bias=self.use_bias, name="up")(x))
         return x + nn.Dense(32, use_bias=self.use_bias, name="down")(y), None
 

@@ -233,7 +233,7 @@ def test_there_is_no_default_key():
     assert inspect.signature(supjax.init_masks).parameters["key"].default is inspect.Parameter.empty
 
 
-NOTHING = "params hold no maskable weight (2 or 4 dimensions, or filter_fn's choice)"
+NOTHING = "params hold no maskable weight (a kernel by name and shape, or filter_fn's choice)"
 BIAS = {"bias": jnp.zeros(3)}
 KEY = jax.random.key(0)
 BAD = [
