@@ -38,7 +38,7 @@ def test_a_projection_has_the_density_of_its_matrix():
     params = shaped(
         query={"kernel": (32, 4, 8), "bias": (4, 8)}, head={"kernel": (32, 10), "bias": (10,)}
     )
-    matrix = shaped(query={"kernel": (32, 32), "bias": (32,)}, head=dict(kernel=(32, 10)))
+    matrix = shaped(query={"kernel": (32, 32), "bias": (32,)}, head={"kernel": (32, 10)})
     ours, theirs = (supjax.erk(p, 0.2) for p in (params, matrix))
     assert ours["query"]["kernel"] == theirs["query"]["kernel"]
     assert ours["head"]["kernel"] == theirs["head"]["kernel"]
