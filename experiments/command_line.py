@@ -64,17 +64,17 @@ def run_command(
     try:
         app.run(lambda argv: command(argv[1:]) if arguments else command(), flags_parser=parse)
     except RunError as error:
-        print(f"{error.title}: {error}", file=sys.stderr, flush=True)
+        say(f"{error.title}: {error}", to_stderr=True)
         if jax.process_count() > 1 and not error.everywhere:
             os._exit(error.exit_code)  # an orderly exit would wait for the other processes
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+        say(f"error: {error.strerror}: {error.filename}", to_stderr=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped: SIGINT; the same command continues", file=sys.stderr, flush=True)
+        say("stopped: SIGINT; the same command continues", to_stderr=True)
         sys.exit(130)
 
 

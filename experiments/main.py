@@ -2,8 +2,8 @@
 
 The same command continues an interrupted run and reports a finished one again. Exit status:
 0 finished, 1 failed, 2 unusable flags or config, 3 loss no longer finite, 4 unusable checkpoints
-or a folder that cannot be written or belongs to another run, 130 or 143 stopped by SIGINT or
-SIGTERM after saving.
+or a folder that cannot be written or belongs to another run, 130, 143 or 129 stopped by SIGINT,
+SIGTERM or SIGHUP after saving.
 """
 
 import jax

@@ -9,7 +9,6 @@ says by how much). Finished seeds are skipped. A seed that diverges leaves the o
 from their last checkpoint; the exit status is then 3.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.checkpoints.manager import Checkpoints
-from experiments.command_line import CONFIGS, define_config, run_command
+from experiments.command_line import CONFIGS, define_config, run_command, say
 from experiments.errors import ConfigError, DivergedError, OutOfStepError
 from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished
@@ -78,7 +77,7 @@ def train_seeds(folders: Sequence[RunFolder]) -> None:
         try:
             train_together(group)
         except DivergedError as error:
-            print(error, file=sys.stderr, flush=True)
+            say(str(error), to_stderr=True)
             diverged += error.seeds
             rest = [folder for folder in group if folder.config.seed not in error.seeds]
             groups[:0] = [rest] if rest else []

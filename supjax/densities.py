@@ -207,12 +207,14 @@ def init_masks(
     counts = layer_counts(params, densities, budget(density, size), stacks)
 
     def draw(path: str, weight: Any) -> jax.Array:
-        scores, stack = jax.random.uniform(leaf_key(key, path), weight.shape), stacks.get(path, ())
-        if not stack:
-            return top_k_mask(scores, counts[path])
-        kept = jnp.asarray(counts[path], jnp.int32)
+        scores, kept = jax.random.uniform(leaf_key(key, path), weight.shape), counts[path]
+        if isinstance(kept, int):
+            return top_k_mask(scores, kept)
+        stack = stacks[path]
         return from_layers(
-            jax.vmap(top_k_mask)(to_layers(scores, stack), kept), weight.shape, stack
+            jax.vmap(top_k_mask)(to_layers(scores, stack), jnp.asarray(kept, jnp.int32)),
+            weight.shape,
+            stack,
         )
 
     return map_maskable(draw, params, filter_fn)

@@ -7,8 +7,9 @@ Paths are those of `supjax.trees.named_leaves`, the same for linen and nnx: `con
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -34,7 +35,8 @@ _EMBEDDINGS = {"embedding", "embeddings", "embed", "embeds", "embedder", "emb", 
 _LAYERS = {"proj", "projection", "linear", "dense", "conv", "fc", "kernel"}
 
 
-class TreeFilter(NamedTuple):
+@dataclass(frozen=True)
+class TreeFilter:
     """A filter that may look at all leaves of a tree before it chooses among them.
 
     Called with `(path, leaf)` it answers for a leaf whose neighbours are not known. Two of them,
@@ -165,10 +167,10 @@ def by_pattern(*patterns: str) -> TreeFilter:
     >>> masks = supjax.dense_masks(params, by_pattern("*/kernel", "!head/*"))
     >>> masks["body"]["kernel"].shape, masks["head"]["kernel"]
     ((2, 4), None)
-    >>> supjax.dense_masks(params, by_pattern("*/kernel", "!haed/*"))
+    >>> supjax.dense_masks(params, by_pattern("*/kernel", "!haed/*"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
       ...
-    ValueError: pattern '!haed/*' matches no leaf of the params; there are ['body/kernel', 'head/kernel']
+    ValueError: pattern '!haed/*' matches no leaf of the params; there are ['body/kernel', ...
     """
     for pattern in patterns or [None]:
         if not isinstance(pattern, str) or not pattern.removeprefix("!"):
@@ -257,7 +259,8 @@ def warn_of_dense(params: Params, filter_fn: LeafFilter | None) -> None:
         f"{left:,} of {total:,} weights stay dense although they have two or more dimensions, "
         f"most in {largest[:3]}: by their names they are biases, scales or norms; to make them "
         f"sparse pass filter_fn=supjax.filters.kernels | supjax.filters.by_pattern({patterns}), "
-        f'to keep them dense without this warning filter_fn=supjax.filters.by_pattern("!{largest[0]}")',
+        "to keep them dense without this warning "
+        f'filter_fn=supjax.filters.by_pattern("!{largest[0]}")',
         UserWarning,
         stacklevel=3,
     )

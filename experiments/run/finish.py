@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import supjax
+from experiments.command_line import say
 from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.recorder import Recorder
 from experiments.records.summary import render_table, write_summary
@@ -88,7 +89,7 @@ def _write(folder: RunFolder, result: str, summary: dict[str, Any]) -> None:
     write_summary(folder.path, summary)
     if folder.config.runtime.plots:
         plot_run(folder.path)
-    print(render_table(summary, folder.path))
+    say(render_table(summary, folder.path))
 
 
 def kept_networks(

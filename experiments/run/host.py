@@ -1,5 +1,6 @@
 """What a run asks of the machine it is on: the time, signals, and its other processes."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -81,7 +82,10 @@ _NOTE = b"\nstopping: saving after the current steps (once more: leave at once)\
 
 
 class StopSignals:
-    """Context in which the first SIGINT or SIGTERM is noted; the second one ends the process.
+    """Context in which the first SIGINT, SIGTERM or SIGHUP is noted; the second one ends the process.
+
+    A SIGHUP never ends it afterwards, for a terminal that closes may send several; one that is
+    ignored from outside (`nohup`) stays ignored.
 
     Attributes:
       received: the signal's number, or 0.
@@ -98,7 +102,9 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -115,9 +121,10 @@ class StopSignals:
         self.received = number
         for each in self._previous:
             # Python's own handlers wait for the end of a dispatch or a compilation; these do not.
-            signal.signal(each, signal.SIG_DFL)
-        if sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), _NOTE)
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or none at all
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), _NOTE)
 
 
 def wait_for_all(what: str) -> None:

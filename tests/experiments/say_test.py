@@ -124,7 +124,9 @@ def test_a_command_ends_well_however_its_output_ends(tmp_path, ending, complaint
     assert (tmp_path / "done").exists()
 
 
-@pytest.mark.parametrize("command", ["report", "sweep", "evaluate", "analyse"])
+@pytest.mark.parametrize(
+    "command", ["report", "sweep", "evaluate", "analyse", "seeds", "command_line", "run/finish"]
+)
 def test_a_command_prints_in_no_other_way(command):
     source = (Path(experiments.__file__).parent / f"{command}.py").read_text()
     called = {node.func.id for node in ast.walk(ast.parse(source)) if is_plain_call(node)}

@@ -1,4 +1,4 @@
-"""Weights of small networks of several frameworks, as shapes: what filters and axes must tell apart."""
+"""Weights of small networks of several frameworks, as shapes."""
 
 from typing import Any
 
