@@ -3,7 +3,7 @@
 The public surface and nothing else; every name is documented where it is defined.
 """
 
-from supjax import analysis, superposition, topologies
+from supjax import analysis, filters, superposition, topologies
 from supjax.batch_stats import (
     average_batch_stats,
     nnx_apply_fn,
@@ -11,12 +11,12 @@ from supjax.batch_stats import (
     recompute_batch_stats,
 )
 from supjax.densities import erk, init_masks, uniform
+from supjax.filters import default_filter
 from supjax.masked_update import mask_optimizer_state
 from supjax.masks import (
     apply_masks,
     count_active,
     count_maskable,
-    default_filter,
     dense_masks,
     density,
     iou,
@@ -58,6 +58,7 @@ from supjax.training import (
     make_train_step,
 )
 from supjax.types import (
+    Axes,
     Superposition,
     SuperpositionState,
     Ticket,
@@ -67,6 +68,7 @@ from supjax.types import (
 from supjax.version import __version__
 
 __all__ = [
+    "Axes",
     "CyclePlan",
     "SparsifyState",
     "Superposition",
@@ -93,6 +95,7 @@ __all__ = [
     "density",
     "erk",
     "every",
+    "filters",
     "global_top_k_masks",
     "init_masks",
     "iou",

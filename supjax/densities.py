@@ -1,17 +1,30 @@
 """Layer densities, and random masks that hold them exactly."""
 
+import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from supjax.allocation import budget, exact, largest_remainder
+from supjax.axes import (
+    Stacks,
+    axes_of,
+    from_layers,
+    layer_dims,
+    slice_count,
+    stack_axes,
+    to_layers,
+)
 from supjax.checks import check_choice, check_density
+from supjax.filters import warn_of_dense
 from supjax.masks import leaf_key, map_maskable
 from supjax.selection import top_k_mask
-from supjax.trees import named_leaves
-from supjax.types import LeafFilter, Masks, Params, PyTree
+from supjax.trees import same_names
+from supjax.types import Axes, AxesFn, LeafFilter, Masks, Params, PyTree
 
 
 def _maskable_shapes(params: Params, filter_fn: LeafFilter | None) -> dict[str, tuple[int, ...]]:
@@ -19,7 +32,7 @@ def _maskable_shapes(params: Params, filter_fn: LeafFilter | None) -> dict[str, 
     map_maskable(lambda path, w: shapes.setdefault(path, w.shape), params, filter_fn)
     if not shapes:
         raise ValueError(
-            "params hold no maskable weight (2 or 4 dimensions, or filter_fn's choice)"
+            "params hold no maskable weight (a kernel by name and shape, or filter_fn's choice)"
         )
     return shapes
 
@@ -28,16 +41,24 @@ def _as_tree(values: dict[str, float], params: Params, filter_fn: LeafFilter | N
     return map_maskable(lambda path, _: values[path], params, filter_fn)
 
 
-def erk(params: Params, density: float, filter_fn: LeafFilter | None = None) -> PyTree:
+def erk(
+    params: Params,
+    density: float,
+    filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
+) -> PyTree:
     """Return Erdos-Renyi-Kernel densities, `d_l = eps * sum(dims_l) / prod(dims_l)`.
 
     eps is solved so that `sum_l d_l n_l = density * N`. While any layer exceeds 1, all layers
-    with the largest score become dense and eps is solved again.
+    with the largest score become dense and eps is solved again. The dims of a leaf are those of one
+    layer of it (see `supjax.filters.default_axes`): a slice of a stack, a projection as the matrix
+    that it is, all dimensions of a convolution.
 
     Args:
       params: weights (arrays or `jax.ShapeDtypeStruct`s; only shapes are read).
       density: target over all maskable weights together, in (0, 1].
-      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults.
 
     Returns:
       The params' tree with a float density on maskable leaves, `None` on the others.
@@ -55,7 +76,9 @@ def erk(params: Params, density: float, filter_fn: LeafFilter | None = None) -> 
     check_density(density)
     shapes = _maskable_shapes(params, filter_fn)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    score = {n: sum(s) / sizes[n] for n, s in shapes.items() if sizes[n] > 0}
+    axes = axes_of(params, axes_fn)
+    layers = {n: layer_dims(s, axes.get(n, Axes())) for n, s in shapes.items()}
+    score = {n: sum(dims) / math.prod(dims) for n, dims in layers.items() if sizes[n] > 0}
     dense: set[str] = set()
     target = float(density) * sum(sizes.values())
     while True:
@@ -107,26 +130,41 @@ def uniform(
     return _as_tree(values, params, filter_fn)
 
 
-DISTRIBUTIONS = {"erk": erk, "uniform": uniform}
-"""Name -> function `(params, density, filter_fn) -> tree of layer densities`."""
+DISTRIBUTIONS: dict[str, Callable[..., PyTree]] = {
+    "erk": erk,
+    "uniform": lambda params, density, filter_fn, axes_fn: uniform(params, density, filter_fn),
+}
+"""Name -> function `(params, density, filter_fn, axes_fn) -> tree of layer densities`."""
 
 
-def layer_counts(params: Params, densities: PyTree, total: int) -> dict[str, int]:
+def layer_counts(
+    params: Params, densities: PyTree, total: int, stacks: Stacks | None = None
+) -> dict[str, int | list[int]]:
     """Return the integer budget of every layer, `d_l n_l` rounded so that they add up to `total`.
+
+    A leaf is one layer; for one with stack axes, by path in `stacks`, it is a list, slice by slice.
 
     Largest remainders get the units that rounding down leaves, so every count is within one of
     `d_l n_l`. No layer is left empty while the total allows one weight each: an empty layer
     would never grow again.
     """
-    weights = named_leaves(params, "params")
-    sizes = {
-        name: (weights[name].size, exact(d))
-        for name, d in named_leaves(densities, "densities").items()
-        if d is not None
+    weights, values = same_names(params, densities, ("params", "densities"))
+    shares: list[Fraction] = []
+    sizes: list[int] = []
+    slices: dict[str, int | None] = {}
+    for name, weight in weights.items():
+        if (d := values[name]) is not None:
+            stack = (stacks or {}).get(name, ())
+            count = slice_count(weight.shape, stack)
+            slices[name] = count if stack else None
+            size = weight.size // max(count, 1)
+            shares += [exact(d) * size] * count
+            sizes += [size] * count
+    counts = iter(largest_remainder(shares, sizes, total, floor=1))
+    return {
+        name: next(counts) if count is None else list(itertools.islice(counts, count))
+        for name, count in slices.items()
     }
-    shares: list[Fraction] = [d * size for size, d in sizes.values()]
-    counts = largest_remainder(shares, [size for size, _ in sizes.values()], total, floor=1)
-    return dict(zip(sizes, counts, strict=True))
 
 
 def init_masks(
@@ -135,6 +173,7 @@ def init_masks(
     density: float,
     distribution: str = "erk",
     filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> Masks:
     """Draw random masks with exact counts: `round(density * N)` active weights in total.
 
@@ -143,7 +182,9 @@ def init_masks(
       params: weights (only shapes and dtypes are read).
       density: share of kept weights over all maskable ones, in (0, 1].
       distribution: "erk" or "uniform".
-      filter_fn: which leaves are maskable.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults. Every slice
+        of a stack has its own count.
 
     Returns:
       The params' tree with `bool` masks, `None` where the leaf is dense.
@@ -159,12 +200,21 @@ def init_masks(
     (5, None)
     """
     check_choice(distribution, "distribution", DISTRIBUTIONS)
-    densities = DISTRIBUTIONS[distribution](params, density, filter_fn)
+    warn_of_dense(params, filter_fn)
+    densities = DISTRIBUTIONS[distribution](params, density, filter_fn, axes_fn)
     size = sum(math.prod(shape) for shape in _maskable_shapes(params, filter_fn).values())
-    counts = layer_counts(params, densities, budget(density, size))
+    stacks = stack_axes(params, axes_fn)
+    counts = layer_counts(params, densities, budget(density, size), stacks)
 
     def draw(path: str, weight: Any) -> jax.Array:
-        scores = jax.random.uniform(leaf_key(key, path), weight.shape)
-        return top_k_mask(scores, counts[path])
+        scores, kept = jax.random.uniform(leaf_key(key, path), weight.shape), counts[path]
+        if isinstance(kept, int):
+            return top_k_mask(scores, kept)
+        stack = stacks[path]
+        return from_layers(
+            jax.vmap(top_k_mask)(to_layers(scores, stack), jnp.asarray(kept, jnp.int32)),
+            weight.shape,
+            stack,
+        )
 
     return map_maskable(draw, params, filter_fn)

@@ -2,6 +2,7 @@
 
 import jax
 
+from supjax.axes import stack_axes
 from supjax.prune_grow import advance, magnitude, prune_and_grow
 from supjax.types import Params, Scalar, TopologyState, TopologyTransform
 
@@ -46,6 +47,7 @@ def exploring(topology: TopologyTransform) -> TopologyTransform:
         own = topology.update(key, grads, state, params, step, drop_fraction=drop_fraction)
         rate = topology.drop_fraction(step) if drop_fraction is None else drop_fraction
         drop, grow = magnitude(params, own.masks), magnitude(grads, own.masks)
-        return advance(own, prune_and_grow(own.masks, drop, grow, rate), own.extra)
+        stacks = stack_axes(params, topology.axes_fn)
+        return advance(own, prune_and_grow(own.masks, drop, grow, rate, stacks), own.extra)
 
     return topology._replace(update=update, grows=True)

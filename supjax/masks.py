@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.trees import map_named, rehang, same_names
-from supjax.types import LeafFilter, Masks, Params, PyTree, Ticket
+from supjax.axes import slice_count, stack_axes
+from supjax.filters import bind, warn_of_dense
+from supjax.trees import map_named, named_leaves, rehang, same_names
+from supjax.types import AxesFn, LeafFilter, Masks, Params, PyTree, Ticket
 
 _FOLD = 8  # slices added up before a reduction
 _LANES = 64  # every slice is a multiple of this long
@@ -49,32 +51,11 @@ def _folded_count(mask: jax.Array) -> jax.Array:
     return _plain_count(folded) + _plain_count(mask[_FOLD * length :])
 
 
-def default_filter(path: str, leaf: Any) -> bool:
-    """Say whether a leaf is a kernel, that is a floating-point weight with 2 or 4 dimensions.
-
-    Biases, batch-norm scales and scalars stay dense (METHOD: masks live on kernels, the first
-    convolution and the classifier included).
-
-    Args:
-      path: where the leaf stands, such as `conv1/kernel`; not looked at.
-      leaf: array or `jax.ShapeDtypeStruct`.
-
-    Returns:
-      Whether the leaf is sparse by default.
-
-    >>> import jax.numpy as jnp
-    >>> default_filter("dense/kernel", jnp.zeros((3, 4))), default_filter("bias", jnp.zeros(4))
-    (True, False)
-    """
-    del path
-    return leaf.ndim in (2, 4) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
 def map_maskable(
     f: Callable[[str, Any], Any], params: Params, filter_fn: LeafFilter | None = None
 ) -> PyTree:
     """Return the params' tree with `f(path, leaf)` on maskable leaves and `None` on the others."""
-    chosen = default_filter if filter_fn is None else filter_fn
+    chosen = bind(filter_fn, named_leaves(params, "params"))
 
     def one(name: str, leaf: Any) -> Any:
         if not hasattr(leaf, "dtype"):
@@ -164,7 +145,7 @@ def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
 
     Args:
       params: weights (only shapes and dtypes are read).
-      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
 
     Returns:
       The params' tree with all-true masks.
@@ -173,7 +154,9 @@ def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     >>> dense_masks({"bias": jnp.ones(2), "kernel": jnp.ones((1, 2))})
     {'bias': None, 'kernel': Array([[ True,  True]], dtype=bool)}
     """
-    return map_maskable(lambda _, w: jnp.ones(w.shape, bool), params, filter_fn)
+    masks = map_maskable(lambda _, w: jnp.ones(w.shape, bool), params, filter_fn)
+    warn_of_dense(params, filter_fn)
+    return masks
 
 
 def given_masks(params: Params, masks: Masks | Ticket) -> Masks:
@@ -201,7 +184,7 @@ def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
 
     Args:
       params: weights.
-      filter_fn: which leaves are maskable; default: 2 or 4 dimensions.
+      filter_fn: which leaves are maskable; default: `supjax.filters.kernels`.
 
     Returns:
       The params' tree with `bool` masks, `None` where the leaf is dense.
@@ -329,15 +312,18 @@ def iou(first: PyTree, second: PyTree, filter_fn: LeafFilter | None = None) -> A
     return jnp.where(union > 0, both / jnp.maximum(union, 1), 1.0)
 
 
-def summary(params: Params, masks: Masks) -> str:
+def summary(params: Params, masks: Masks, axes_fn: AxesFn | None = None) -> str:
     """Return a printable table, one line a layer: shape, weights, active weights, density.
 
     Counts come from the masks, so a zero bias is no pruned weight. Masks are bookkeeping:
-    the arrays stay dense in memory, and a mask adds one byte a weight.
+    the arrays stay dense in memory, and a mask adds one byte a weight. A stack of layers is shown
+    as `3 * 32x64`, with the active weights of its emptiest and fullest layer if they differ. What
+    is dense although it has two or more dimensions is counted in a line of its own.
 
     Args:
       params: weights (only shapes are read).
       masks: their masks.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults.
 
     Returns:
       The table as one string of several lines.
@@ -353,16 +339,23 @@ def summary(params: Params, masks: Masks) -> str:
     """
     rows = [("layer", "shape", "weights", "active", "density")]
     sizes, active = [0, 0], [0, 0]
+    stacks, dense = stack_axes(params, axes_fn), [0, 0]
     for path, weight, mask in paired(params, masks):
         kept = weight.size if mask is None else int(np.sum(mask))
         share = "dense" if mask is None else f"{kept / max(weight.size, 1):.4f}"
-        shape = "x".join(map(str, weight.shape)) or "scalar"
-        rows.append((path, shape, f"{weight.size:,}", f"{kept:,}", share))
+        shape, each = _shown(weight.shape, mask, stacks.get(path, ()))
+        rows.append((path, shape, f"{weight.size:,}", f"{kept:,}{each}", share))
+        if mask is None and weight.ndim > 1:
+            dense = [dense[0] + 1, dense[1] + weight.size]
         for i in (0, 1) if mask is not None else (1,):
             sizes[i] += weight.size
             active[i] += kept
     for name, size, kept in zip(("maskable", "all"), sizes, active, strict=True):
         rows.append((name, "", f"{size:,}", f"{kept:,}", f"{kept / max(size, 1):.4f}"))
+    if dense[0]:
+        leaves = f"{dense[0]} leaves" if dense[0] > 1 else "1 leaf"
+        count = f"{dense[1]:,}"
+        rows.append(("dense with 2 or more dimensions", leaves, count, count, "dense"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return "\n".join(
         "  ".join(
@@ -373,3 +366,17 @@ def summary(params: Params, masks: Masks) -> str:
         )
         for row in rows
     )
+
+
+def _shown(shape: tuple[int, ...], mask: Any, stack: tuple[int, ...]) -> tuple[str, str]:
+    """Return a leaf's shape for the table, and what its layers have active if it is a stack."""
+    dims = "x".join(str(n) for i, n in enumerate(shape) if i not in stack) or "scalar"
+    if not stack:
+        return dims, ""
+    shown = f"{slice_count(shape, stack)} * {dims}"
+    if mask is None:
+        return shown, ""
+    layers = tuple(i for i in range(len(shape)) if i not in stack)
+    counts = np.sum(np.asarray(mask), axis=layers)
+    low, high = int(counts.min()), int(counts.max())
+    return shown, f" ({low:,} each)" if low == high else f" ({low:,} to {high:,} each)"

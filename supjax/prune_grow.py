@@ -1,18 +1,21 @@
 """The engine of dynamic sparse training: drop k weights, grow k others, counts conserved.
 
 All functions are pure and jit-able, take masks with `None` on dense leaves, and count in
-integers. Per-layer counts are `[L]` arrays over the sparse leaves in `jax.tree.leaves` order.
+integers. Per-layer counts are `[L]` arrays over the sparse leaves in `jax.tree.leaves` order. Where
+`stacks` names stack axes of a leaf, by path, every slice along them is a layer of its own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from supjax.allocation import ceil_share
+from supjax.axes import Stacks, from_layers, slice_count, to_layers
 from supjax.masks import check_masks, count_true, leaf_key
 from supjax.selection import global_top_k_masks, top_k_mask
-from supjax.trees import is_none, map_named
+from supjax.trees import is_none, map_named, named_leaves
 from supjax.types import Masks, Params, PyTree, Scalar, TopologyState
 
 
@@ -40,22 +43,61 @@ def random_scores(key: jax.Array, masks: Masks) -> PyTree:
     return map_named(lambda name, m: jax.random.uniform(leaf_key(key, name), m.shape), masks)
 
 
-def active_counts(masks: Masks) -> jax.Array:
+def stacked_leaves(tree: PyTree, stacks: Stacks | None) -> list[tuple[jax.Array, tuple[int, ...]]]:
+    """Return every leaf with its stack axes, in `jax.tree.leaves` order; `None` is left out."""
+    named = {path: leaf for path, leaf in named_leaves(tree).items() if leaf is not None}
+    return [(leaf, (stacks or {}).get(path, ())) for path, leaf in named.items()]
+
+
+def active_counts(masks: Masks, stacks: Stacks | None = None) -> jax.Array:
     """Return the active weights of every sparse layer, `[L]` int32.
 
     >>> import jax.numpy as jnp
     >>> active_counts({"a": None, "b": jnp.array([True, False])}).tolist()
     [1]
+    >>> active_counts({"b": jnp.array([[True, False], [True, True]])}, {"b": (0,)}).tolist()
+    [1, 2]
     """
-    return jnp.stack([count_true(m) for m in jax.tree.leaves(masks)])
+    counts = [
+        jax.vmap(count_true)(to_layers(mask, stack)) if stack else count_true(mask)[None]
+        for mask, stack in stacked_leaves(masks, stacks)
+    ]
+    return jnp.concatenate(counts)
 
 
-def layer_sizes(masks: Masks) -> jax.Array:
+def layer_sizes(masks: Masks, stacks: Stacks | None = None) -> jax.Array:
     """Return the size of every sparse layer, `[L]` int32."""
-    return jnp.asarray([m.size for m in jax.tree.leaves(masks)], jnp.int32)
+    sizes: list[int] = []
+    for mask, stack in stacked_leaves(masks, stacks):
+        count = slice_count(mask.shape, stack)
+        sizes += [mask.size // max(count, 1)] * count
+    return jnp.asarray(sizes, jnp.int32)
 
 
-def drop_smallest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
+def _layer_by_layer(
+    choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    masks: Masks,
+    scores: PyTree,
+    counts: jax.Array,
+    stacks: Stacks | None,
+) -> Masks:
+    """Return the masks `choose(mask, scores, count)` of every layer."""
+    chosen, first = [], 0
+    values = jax.tree.leaves(_sparse_only(scores, masks))
+    for (mask, stack), score in zip(stacked_leaves(masks, stacks), values, strict=True):
+        own = counts[first : first + slice_count(mask.shape, stack)]
+        first += len(own)
+        if stack:
+            layers = jax.vmap(choose)(to_layers(mask, stack), to_layers(score, stack), own)
+            chosen.append(from_layers(layers, mask.shape, stack))
+        else:
+            chosen.append(choose(mask, score, own[0]))
+    return jax.tree.unflatten(jax.tree.structure(masks), chosen)
+
+
+def drop_smallest(
+    masks: Masks, scores: PyTree, counts: jax.Array, stacks: Stacks | None = None
+) -> Masks:
     """Deactivate in every layer the `counts[l]` active weights with the smallest scores.
 
     Among equal scores the highest index goes first. Never touches an inactive place.
@@ -64,6 +106,7 @@ def drop_smallest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
       masks: current masks.
       scores: the masks' tree of floating scores.
       counts: `[L]` integers, clipped to the active counts.
+      stacks: path -> stack axes, of the leaves that have some.
 
     Returns:
       Masks with `active_l - counts[l]` active weights.
@@ -73,13 +116,13 @@ def drop_smallest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
     >>> drop_smallest(masks, scores, jnp.array([1]))["w"].tolist()
     [True, False, False]
     """
-    kept = iter(active_counts(masks) - jnp.asarray(counts))
-    return jax.tree.map(
-        lambda m, s: top_k_mask(s, next(kept), where=m), masks, _sparse_only(scores, masks)
-    )
+    kept = active_counts(masks, stacks) - jnp.asarray(counts)
+    return _layer_by_layer(lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks)
 
 
-def grow_largest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
+def grow_largest(
+    masks: Masks, scores: PyTree, counts: jax.Array, stacks: Stacks | None = None
+) -> Masks:
     """Activate in every layer the `counts[l]` inactive places with the largest scores.
 
     Among equal scores the lowest index goes first. Active places stay active.
@@ -88,6 +131,7 @@ def grow_largest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
       masks: current masks.
       scores: the masks' tree of floating scores.
       counts: `[L]` integers, clipped to the room in each layer.
+      stacks: path -> stack axes, of the leaves that have some.
 
     Returns:
       Masks with `active_l + counts[l]` active weights.
@@ -97,14 +141,17 @@ def grow_largest(masks: Masks, scores: PyTree, counts: jax.Array) -> Masks:
     >>> grow_largest(masks, scores, jnp.array([1]))["w"].tolist()
     [True, False, True]
     """
-    grown = iter(jnp.asarray(counts))
-    return jax.tree.map(
-        lambda m, s: m | top_k_mask(s, next(grown), where=~m), masks, _sparse_only(scores, masks)
+    return _layer_by_layer(
+        lambda m, s, n: m | top_k_mask(s, n, where=~m), masks, scores, jnp.asarray(counts), stacks
     )
 
 
 def prune_and_grow(
-    masks: Masks, drop_scores: PyTree, grow_scores: PyTree, drop_fraction: Scalar
+    masks: Masks,
+    drop_scores: PyTree,
+    grow_scores: PyTree,
+    drop_fraction: Scalar,
+    stacks: Stacks | None = None,
 ) -> Masks:
     """Move a share of every layer's active weights: drop `ceil(rate * active)`, grow as many.
 
@@ -116,6 +163,8 @@ def prune_and_grow(
       drop_scores: the smallest of them among active weights are dropped (usually `|w|`).
       grow_scores: the largest of them among inactive places are grown.
       drop_fraction: share in [0, 1], resolved to one part in a million; may be traced.
+      stacks: path -> stack axes of the leaves that hold several layers, from
+        `supjax.filters.stack_axes`; without it every leaf is one layer.
 
     Returns:
       Masks with exactly the same count in every layer.
@@ -132,8 +181,9 @@ def prune_and_grow(
     >>> prune_and_grow(masks, drop, grow, 0.5)["w"].tolist()
     [True, False, False, True]
     """
-    counts = ceil_share(drop_fraction, active_counts(masks))
-    return grow_largest(drop_smallest(masks, drop_scores, counts), grow_scores, counts)
+    counts = ceil_share(drop_fraction, active_counts(masks, stacks))
+    kept = drop_smallest(masks, drop_scores, counts, stacks)
+    return grow_largest(kept, grow_scores, counts, stacks)
 
 
 def prune_globally(masks: Masks, scores: PyTree, keep: Scalar) -> Masks:

@@ -24,6 +24,27 @@ LeafFilter = Callable[[str, Any], bool]
 """A function `(path, leaf) -> is this weight sparse?`; paths look like `conv1/kernel`."""
 
 
+class Axes(NamedTuple):
+    """What the axes of a weight mean; those named nowhere are dimensions of their own.
+
+    Attributes:
+      stack: every index along them is a layer of its own (`nn.scan`, `nn.vmap`, `jax.vmap`).
+      inputs: axes that together are one dimension, that of a matrix's inputs.
+      outputs: axes that together are the other one.
+
+    >>> Axes(stack=(0,), inputs=(1,), outputs=(2, 3))  # queries of stacked attention layers
+    Axes(stack=(0,), inputs=(1,), outputs=(2, 3))
+    """
+
+    stack: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+
+AxesFn = Callable[[str, Any], Axes | None]
+"""A function `(path, leaf) -> what its axes mean`; None leaves the answer to the default."""
+
+
 class Ticket(NamedTuple):
     """One sparse network: what a cycle of sparse training yields, and what superposition returns.
 
@@ -129,6 +150,7 @@ class TopologyTransform(NamedTuple):
         training costs beyond the sparse network: "never", "updates" or "always" (at every step).
       observe: `(grads, state) -> state`, run at every training step, or None for the methods
         that need no memory of past gradients (all but SNFS).
+      axes_fn: what the axes of the weights mean, where the defaults do not say it; see `Axes`.
 
     >>> import supjax
     >>> method = supjax.make_topology("rigl", density=0.1, drop_fraction=0.3, update_every=100)
@@ -146,6 +168,7 @@ class TopologyTransform(NamedTuple):
     density_at: Schedule
     dense_gradient: str
     observe: Callable[[Params, TopologyState], TopologyState] | None = None
+    axes_fn: AxesFn | None = None
 
 
 class SuperpositionState(NamedTuple):

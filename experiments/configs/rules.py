@@ -25,7 +25,7 @@ FACTORIES: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
 }
 """Whose arguments the options are."""
 
-FROM_ELSEWHERE = frozenset({"density", "filter_fn"})
+FROM_ELSEWHERE = frozenset({"density", "filter_fn", "axes_fn"})
 """Arguments that are no options: the sparsity decides, and the network."""
 
 _OF_KIND: dict[Any, Callable[[Any], bool]] = {

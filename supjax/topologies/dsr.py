@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from supjax.allocation import apportion, ceil_share
+from supjax.axes import Stacks
 from supjax.checks import check_fraction
 from supjax.prune_grow import (
     active_counts,
@@ -75,11 +76,12 @@ def dsr(density: float, *, tolerance: float = 0.1, **shared: Unpack[Shared]) -> 
         params: Params,
         step: Scalar,
         rate: Scalar,
+        stacks: Stacks,
     ) -> TopologyState:
         del grads, step
         wanted = jnp.asarray(rate, jnp.float32)
         last: Threshold = state.extra
-        active = active_counts(state.masks)
+        active = active_counts(state.masks, stacks)
         total = jnp.sum(active)
         target = ceil_share(wanted, total)
         scores = magnitude(params, state.masks)
@@ -89,11 +91,11 @@ def dsr(density: float, *, tolerance: float = 0.1, **shared: Unpack[Shared]) -> 
         fresh = (last.value == 0) | (target == 0) | moved
         dropped = jnp.where(fresh, target, below)
         kept = prune_globally(state.masks, scores, total - dropped)
-        survivors = active_counts(kept)
+        survivors = active_counts(kept, stacks)
 
-        room = layer_sizes(kept) - survivors
+        room = layer_sizes(kept, stacks) - survivors
         counts = apportion(dropped, survivors.astype(jnp.float32), room)
-        masks = grow_largest(kept, random_scores(key, kept), counts)
+        masks = grow_largest(kept, random_scores(key, kept), counts, stacks)
 
         factor = jnp.where(below > (1 + tolerance) * target, 0.5, 1.0)
         factor = jnp.where(below < (1 - tolerance) * target, 2.0, factor)

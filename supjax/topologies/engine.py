@@ -7,12 +7,14 @@ from typing import Any, TypedDict, TypeVar, get_args
 import jax
 import jax.numpy as jnp
 
+from supjax.axes import Stacks, stack_axes
 from supjax.checks import check_choice, check_count, check_density
 from supjax.densities import DISTRIBUTIONS, init_masks
 from supjax.masks import dense_masks, given_masks
 from supjax.prune_grow import advance, prune_and_grow
 from supjax.schedules import constant_fraction, every
 from supjax.types import (
+    AxesFn,
     LeafFilter,
     Masks,
     Params,
@@ -34,11 +36,13 @@ class Start(TypedDict, total=False):
     """The arguments that say where random first masks lie.
 
     distribution: layer densities of the start, "erk" or "uniform".
-    filter_fn: which leaves are sparse.
+    filter_fn: which leaves are sparse; default: `supjax.filters.kernels`.
+    axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults.
     """
 
     distribution: str
     filter_fn: LeafFilter | None
+    axes_fn: AxesFn | None
 
 
 class Shared(Start, total=False):
@@ -94,7 +98,12 @@ def start(masks: Masks, extra: PyTree = ()) -> TopologyState:
     return TopologyState(masks, jax.tree.map(jnp.copy, masks), extra)
 
 
-def random_start(density: float, distribution: str, filter_fn: LeafFilter | None) -> TopologyInitFn:
+def random_start(
+    density: float,
+    distribution: str,
+    filter_fn: LeafFilter | None,
+    axes_fn: AxesFn | None = None,
+) -> TopologyInitFn:
     """Return the init function of random masks with exact counts, unless it is given others."""
     check_density(density)
     check_choice(distribution, "distribution", DISTRIBUTIONS)
@@ -107,7 +116,7 @@ def random_start(density: float, distribution: str, filter_fn: LeafFilter | None
             return start(given_masks(params, masks))
         if density == 1:
             return start(dense_masks(params, filter_fn))
-        return start(init_masks(key, params, density, distribution, filter_fn))
+        return start(init_masks(key, params, density, distribution, filter_fn, axes_fn))
 
     return init
 
@@ -146,8 +155,10 @@ def fixed(init: TopologyInitFn, density: float) -> TopologyTransform:
     )
 
 
-MoveFn = Callable[[jax.Array, Params, TopologyState, Params, Scalar, Scalar], TopologyState]
-"""`(key, grads, state, params, step, rate) -> state`, moving the share `rate` of the weights."""
+MoveFn = Callable[[jax.Array, Params, TopologyState, Params, Scalar, Scalar, Stacks], TopologyState]
+"""`(key, grads, state, params, step, rate, stacks) -> state`, moving the share `rate`.
+
+`stacks` says which leaves hold several layers."""
 
 
 def periodic(
@@ -164,6 +175,7 @@ def periodic(
     stop: int | None = None,
     distribution: str = "erk",
     filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> TopologyTransform:
     """Return a method that starts from random masks and moves weights every so many steps.
 
@@ -180,11 +192,12 @@ def periodic(
       stop: "
       distribution: "
       filter_fn: "
+      axes_fn: "
     """
     check_density(density)
     fraction = drop_fraction if callable(drop_fraction) else constant_fraction(drop_fraction)
     begin = density if initial_density is None else initial_density
-    draw = random_start(begin, distribution, filter_fn)
+    draw = random_start(begin, distribution, filter_fn, axes_fn)
 
     def init(key: jax.Array, params: Params, **extra_args: Any) -> TopologyState:
         state = draw(key, params, **extra_args)
@@ -202,7 +215,7 @@ def periodic(
         drop_fraction: Scalar | None = None,
     ) -> TopologyState:
         rate = fraction(step) if drop_fraction is None else drop_fraction
-        return move(key, grads, state, params, step, rate)
+        return move(key, grads, state, params, step, rate, stack_axes(params, axes_fn))
 
     return TopologyTransform(
         init,
@@ -213,6 +226,7 @@ def periodic(
         density_at=(lambda step: density) if density_at is None else density_at,
         dense_gradient=dense_gradient,
         observe=observe,
+        axes_fn=axes_fn,
     )
 
 
@@ -239,10 +253,11 @@ def dynamic(
         params: Params,
         step: Scalar,
         rate: Scalar,
+        stacks: Stacks,
     ) -> TopologyState:
         del step
         drop = drop_scores(key, params, grads, state.masks)
         grow = grow_scores(key, params, grads, state.masks)
-        return advance(state, prune_and_grow(state.masks, drop, grow, rate))
+        return advance(state, prune_and_grow(state.masks, drop, grow, rate, stacks))
 
     return periodic(density, move, **further)

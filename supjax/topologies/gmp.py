@@ -12,6 +12,7 @@ from supjax.prune_grow import advance, magnitude, prune_globally
 from supjax.schedules import constant_fraction, cubic_density_ramp
 from supjax.topologies.engine import method, random_start, update_steps
 from supjax.types import (
+    AxesFn,
     LeafFilter,
     Masks,
     Params,
@@ -31,6 +32,7 @@ def gmp(
     update_every: int = 1000,
     distribution: str = "erk",
     filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> TopologyTransform:
     """Return gradual magnitude pruning: dense start, global magnitude, cubic ramp.
 
@@ -46,6 +48,7 @@ def gmp(
       update_every: steps between prunings.
       distribution: layer densities of the start if it is not dense.
       filter_fn: which leaves are sparse.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults.
 
     Returns:
       A `TopologyTransform`.
@@ -79,7 +82,7 @@ def gmp(
         del key, grads, drop_fraction
         return advance(state, ramp(state.masks, params, step))
 
-    init = random_start(initial_density, distribution, filter_fn)
+    init = random_start(initial_density, distribution, filter_fn, axes_fn)
     return TopologyTransform(
         init,
         update,
@@ -88,6 +91,7 @@ def gmp(
         grows=False,
         density_at=cubic_density_ramp(initial_density, density, ramp_start, ramp_end),
         dense_gradient="never",
+        axes_fn=axes_fn,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Unpack
 
 import jax
 
+from supjax.axes import Stacks
 from supjax.prune_grow import advance, magnitude, prune_and_grow
 from supjax.schedules import cubic_density_ramp
 from supjax.topologies.engine import Start, method, periodic
@@ -74,10 +75,12 @@ def granet(
         params: Params,
         step: Scalar,
         rate: Scalar,
+        stacks: Stacks,
     ) -> TopologyState:
         del key
         pruned = ramp(state.masks, params, step)
-        masks = prune_and_grow(pruned, magnitude(params, pruned), magnitude(grads, pruned), rate)
+        drop, grow = magnitude(params, pruned), magnitude(grads, pruned)
+        masks = prune_and_grow(pruned, drop, grow, rate, stacks)
         return advance(state, masks)
 
     return periodic(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from supjax.allocation import apportion, ceil_share
+from supjax.axes import Stacks, to_layers
 from supjax.checks import check_fraction
 from supjax.prune_grow import (
     active_counts,
@@ -14,6 +15,7 @@ from supjax.prune_grow import (
     grow_largest,
     layer_sizes,
     magnitude,
+    stacked_leaves,
 )
 from supjax.topologies.engine import Shared, method, periodic
 from supjax.types import Masks, Params, PyTree, Scalar, TopologyState, TopologyTransform
@@ -69,20 +71,23 @@ def snfs(density: float, *, momentum: float = 0.9, **shared: Unpack[Shared]) -> 
         params: Params,
         step: Scalar,
         rate: Scalar,
+        stacks: Stacks,
     ) -> TopologyState:
         del key, grads, step
-        active = active_counts(state.masks)
+        active = active_counts(state.masks, stacks)
         dropped = ceil_share(rate, active)
-        kept = drop_smallest(state.masks, magnitude(params, state.masks), dropped)
-        room = layer_sizes(state.masks) - (active - dropped)
+        kept = drop_smallest(state.masks, magnitude(params, state.masks), dropped, stacks)
+        room = layer_sizes(state.masks, stacks) - (active - dropped)
         scores = magnitude(state.extra, state.masks)
         totals = [
-            jnp.sum(jnp.where(m, s.astype(jnp.float32), 0.0))
-            for s, m in zip(jax.tree.leaves(scores), jax.tree.leaves(state.masks), strict=True)
+            jax.vmap(jnp.sum)(to_layers(jnp.where(m, s.astype(jnp.float32), 0.0), stack))
+            for s, (m, stack) in zip(
+                jax.tree.leaves(scores), stacked_leaves(state.masks, stacks), strict=True
+            )
         ]
-        means = jnp.stack(totals) / jnp.maximum(active, 1)
+        means = jnp.concatenate(totals) / jnp.maximum(active, 1)
         counts = apportion(jnp.sum(dropped), means, room)
-        return advance(state, grow_largest(kept, scores, counts), state.extra)
+        return advance(state, grow_largest(kept, scores, counts, stacks), state.extra)
 
     return periodic(
         density, move, dense_gradient="always", first_extra=zeros, observe=observe, **shared

@@ -1,12 +1,16 @@
 """Masks that never move: a random sparse network, and the dense one."""
 
 from supjax.topologies.engine import fixed, method, random_start
-from supjax.types import LeafFilter, TopologyTransform
+from supjax.types import AxesFn, LeafFilter, TopologyTransform
 
 
 @method
 def static(
-    density: float, *, distribution: str = "erk", filter_fn: LeafFilter | None = None
+    density: float,
+    *,
+    distribution: str = "erk",
+    filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> TopologyTransform:
     """Return static sparse training: random masks at the start, never updated.
 
@@ -15,7 +19,8 @@ def static(
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
       distribution: "erk" or "uniform".
-      filter_fn: which leaves are sparse; default: kernels with 2 or 4 dimensions.
+      filter_fn: which leaves are sparse; default: `supjax.filters.kernels`.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults.
 
     Returns:
       A `TopologyTransform`.
@@ -32,7 +37,8 @@ def static(
     >>> supjax.density(state.masks)
     0.25
     """
-    return fixed(random_start(density, distribution, filter_fn), density)
+    init = random_start(density, distribution, filter_fn, axes_fn)
+    return fixed(init, density)._replace(axes_fn=axes_fn)
 
 
 @method

@@ -26,7 +26,7 @@ CATALOGUE = [
     [((1, 1), F32), ((3, 2, 1, 4), BF16), ((), BF16)],
     [((4, 5), BF16), ((2,), F32), ((2, 3), BF16)],
 ]
-"""Leaf lists; every one holds at least one maskable weight (2 or 4 dimensions)."""
+"""Leaf lists; every one holds at least one maskable weight (2 or more dimensions)."""
 
 
 class Layer(NamedTuple):
@@ -102,7 +102,7 @@ def random_masks(params: Any, rng: np.random.RandomState) -> Any:
     """Draw masks of any density, from empty to full, `None` on the leaves that are not kernels."""
 
     def draw(leaf: Any) -> Any:
-        if leaf.ndim not in (2, 4):
+        if leaf.ndim < 2:
             return None
         return jnp.asarray(rng.permutation(leaf.size) < rng.randint(leaf.size + 1)).reshape(
             leaf.shape
@@ -137,7 +137,7 @@ def ticket_lists(draw: st.DrawFn, n: int) -> list[Ticket]:
         for (shape, dtype), count in zip(specs, kept, strict=True):
             weights = jnp.asarray(values("distinct", rng, shape) / 4, dtype)
             mask = None
-            if len(shape) in (2, 4):
+            if len(shape) > 1:
                 mask = jnp.asarray(rng.permutation(weights.size) < count).reshape(shape)
                 weights = jnp.where(mask, weights, jnp.zeros((), dtype))
             params.append(weights)

@@ -84,7 +84,8 @@ def reachable(module):
     return seen
 
 
-RUNGS = ["types", "masks", "selection", "prune_grow", "topologies"]
+RUNGS = ["types", "trees", "leaf_names", "axes", "filters", "masks"]
+RUNGS += ["selection", "prune_grow", "topologies"]
 
 
 @pytest.mark.parametrize("rung", range(len(RUNGS)))

@@ -227,7 +227,7 @@ BAD = [
             {"bias": jnp.ones(3)}
         ),
         ValueError,
-        "params hold no maskable weight (2 or 4 dimensions, or filter_fn's choice)",
+        "params hold no maskable weight (a kernel by name and shape, or filter_fn's choice)",
     ),
     (
         lambda: supjax.sparsify_state(optax.sgd(0.1).init({})),

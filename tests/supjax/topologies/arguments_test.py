@@ -15,7 +15,7 @@ PERIODIC = [*MOVING, "granet", "gmp"]
 RANDOM = ["static", *MOVING, "set_itop", "rigl_itop", "granet"]
 NEEDS = {name: {"stop": 100} for name in ("set_itop", "rigl_itop")}
 NEEDS |= {name: {"ramp_end": 20} for name in ("gmp", "granet")}
-NO_KERNEL = "params hold no maskable weight (2 or 4 dimensions, or filter_fn's choice)"
+NO_KERNEL = "params hold no maskable weight (a kernel by name and shape, or filter_fn's choice)"
 
 
 def build(name, **kwargs):
