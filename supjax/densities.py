@@ -210,11 +210,8 @@ def init_masks(
         scores, kept = jax.random.uniform(leaf_key(key, path), weight.shape), counts[path]
         if isinstance(kept, int):
             return top_k_mask(scores, kept)
-        stack = stacks[path]
-        return from_layers(
-            jax.vmap(top_k_mask)(to_layers(scores, stack), jnp.asarray(kept, jnp.int32)),
-            weight.shape,
-            stack,
-        )
+        stack, wanted = stacks[path], jnp.asarray(kept, jnp.int32)
+        layers = jax.vmap(top_k_mask)(to_layers(scores, stack), wanted)
+        return from_layers(layers, weight.shape, stack)
 
     return map_maskable(draw, params, filter_fn)

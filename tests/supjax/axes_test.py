@@ -78,7 +78,7 @@ def test_an_update_conserves_the_count_of_every_slice(name, axes_fn, axis):
     state = topology.init(KEY, STACK)
     before = slice_counts(state.masks, axis)
     params = supjax.apply_masks(STACK, state.masks)
-    after = jax.jit(topology.update)(KEY, STACK, state, params, 0).masks
+    after = jax.jit(topology.update)(jax.random.key(2), STACK, state, params, 0).masks
     assert slice_counts(after, axis) == before
     assert (after["up"]["kernel"] != state.masks["up"]["kernel"]).any()
 

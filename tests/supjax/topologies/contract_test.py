@@ -301,7 +301,8 @@ def test_the_registry_names_what_it_takes():
         (
             lambda: make_topology("static", density=0.1, sparsity=0.9),
             TypeError,
-            "static takes no argument 'sparsity'; it takes: density, distribution, filter_fn",
+            "static takes no argument 'sparsity'; "
+            "it takes: density, distribution, filter_fn, axes_fn",
         ),
         (lambda: make_topology("static"), TypeError, "static needs the argument 'density'"),
         (lambda: make_topology("gmp", density=0.1), TypeError, "gmp needs the argument 'ramp_end'"),
