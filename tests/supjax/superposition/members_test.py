@@ -134,6 +134,7 @@ def test_a_training_state_without_a_sparse_optimizer_is_plain_params():
     assert_same(superpose(states), superpose(PARAMS))
 
 
+@settings(max_examples=12)
 @given(ticket_lists(3), st.data())
 def test_members_meet_by_path_and_the_first_gives_the_nodes(tickets, data):
     others = [Ticket(*(data.draw(rewrapped(tree)) for tree in t)) for t in tickets]
@@ -155,6 +156,7 @@ def test_a_fold_meets_other_nodes_too(tickets, data):
     assert_same(rule.result(state), superpose(tickets, average="caa"))
 
 
+@settings(max_examples=12)
 @given(ticket_lists(2), st.data())
 def test_params_may_hold_none(tickets, data):
     """As Equinox gives them: `None` where a leaf is no array."""
