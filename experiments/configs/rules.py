@@ -119,8 +119,12 @@ def _initial_sparsity(config: ConfigDict) -> Any:
     return round(1 - density, 12) if is_number(density) else 0.0
 
 
+def _cyclic_epochs(config: ConfigDict) -> int:
+    return int(config.epochs * exact(config.sup_tickets.cycle_fraction))
+
+
 def _only_cycles(config: ConfigDict) -> bool:
-    cyclic = int(config.epochs * exact(config.sup_tickets.cycle_fraction))
+    cyclic = _cyclic_epochs(config)
     return cyclic - cyclic % config.sup_tickets.cycle_epochs == config.epochs
 
 
@@ -144,6 +148,12 @@ RELATIONS = (
         "sup_tickets.cycle_epochs",
         "not exceed the run's {epochs} epochs",
         lambda c: c.sup_tickets.enabled and c.sup_tickets.cycle_epochs > c.epochs,
+    ),
+    Relation(
+        "sup_tickets.cycle_fraction",
+        "leave room for a cycle, of sup_tickets.cycle_epochs {sup_tickets.cycle_epochs}, in epochs "
+        "{epochs}: give a larger share, more epochs, shorter cycles, or sup=false",
+        lambda c: c.sup_tickets.enabled and _cyclic_epochs(c) < c.sup_tickets.cycle_epochs,
     ),
     Relation(
         "sup_tickets.cycle_fraction",

@@ -53,6 +53,13 @@ REFUSED = [
     ("sup_tickets.high", 1e-9, "sup_tickets.low must not exceed sup_tickets.high 1e-09, got .*"),
     ("sup_tickets.cycle_epochs", 5, "sup_tickets.cycle_epochs must not exceed .* 4 epochs, got 5"),
     ("sup_tickets.cycle_fraction", 1.0, "sup_tickets.cycle_fraction must leave epochs .*got 1.0"),
+    ("sup_tickets.cycle_fraction", 0.0, "sup_tickets.cycle_fraction must leave room .*got 0.0"),
+    (
+        "sup_tickets.cycle_epochs",
+        3,
+        "sup_tickets.cycle_fraction must leave room for a cycle, of sup_tickets.cycle_epochs 3, "
+        "in epochs 4: give a larger share, more epochs, shorter cycles, or sup=false, got 0.5",
+    ),
     ("runtime.loop", "fast", "runtime.loop must be one of auto, fused, stepwise; got 'fast'"),
     ("runtime.data_dir", "a\nb", "runtime.data_dir must be a folder, .*"),
     ("runtime.checkpoint_every_minutes", -1.0, "runtime.checkpoint_every_minutes must be .*"),
