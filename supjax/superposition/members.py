@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supjax.allocation import budget
 from supjax.masks import check_masks, count_active, count_maskable, count_true, nonzero_masks
+from supjax.sparsify import SparsifyState
 from supjax.ticket_io import load_ticket
 from supjax.tickets import on_nodes_of, on_own_nodes
 from supjax.trees import named_leaves, rehang
@@ -126,8 +127,14 @@ def _member(name: str, node: Any) -> Member:
 
 
 def _topology_states(tree: PyTree) -> list[TopologyState]:
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, TopologyState))
-    return [node for node in nodes if isinstance(node, TopologyState)]
+    """Return the states of methods, those that `sparsify` keeps as bits included."""
+    kinds = (TopologyState, SparsifyState)
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kinds))
+    return [
+        node.topology if isinstance(node, SparsifyState) else node
+        for node in nodes
+        if isinstance(node, kinds)
+    ]
 
 
 def _masks_inside(opt_state: PyTree, params: Params) -> Masks | None:
