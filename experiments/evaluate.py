@@ -11,7 +11,6 @@ from experiments.command_line import define_config, run_command
 from experiments.configs import common
 from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError, RunError
-from experiments.models.fits import network_shapes
 from experiments.run.build import build, open_dataset
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
@@ -58,10 +57,9 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
     if not dataset.sizes[split]:
         raise ConfigError(f"{dataset.name} has no {split} examples with this config")
     parts = build(config, dataset)
-    expected = network_shapes(parts.model, dataset.image_shape)
     try:
         what = f"{ticket_file} does not fit {config.model.name} of this config: it differs"
-        check_same_shapes(expected["params"], ticket.params, what)
+        check_same_shapes(parts.shapes["params"], ticket.params, what)
     except ValueError as error:
         raise RunError(str(error)) from error
     steps = make_steps(parts, SeedAxis([config.seed]), devices, config.runtime)

@@ -43,6 +43,7 @@ class RunParts(NamedTuple):
       topology: the base method.
       tx: the optimizer.
       learning_rate: the one schedule of both phases.
+      shapes: shapes and types of the network's variables.
       loss_fn: of `supjax.make_train_step`.
       parallel_loss_fn: the same for use under `AXIS`.
       init_batches: training batches on which a method scores the network at the start.
@@ -60,6 +61,7 @@ class RunParts(NamedTuple):
     topology: TopologyTransform
     tx: optax.GradientTransformation
     learning_rate: Schedule
+    shapes: PyTree
     loss_fn: Callable[..., Any]
     parallel_loss_fn: Callable[..., Any]
     init_batches: int
@@ -117,8 +119,9 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             width=config.model.width,
             dtype=jnp.dtype(config.model.dtype),
         )
-        shapes = network_shapes(model, dataset.image_shape)["params"]
-        check_sparsity(config, supjax.count_maskable(jax.eval_shape(supjax.dense_masks, shapes)))
+        shapes = network_shapes(model, dataset.image_shape)
+        masks = jax.eval_shape(supjax.dense_masks, shapes["params"])
+        check_sparsity(config, supjax.count_maskable(masks))
         synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
         return RunParts(
             dataset=dataset,
@@ -126,8 +129,7 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             augment=config.augment,
             timeline=Timeline(
                 plan,
-                method,
-                sup.exploration,
+                supjax.with_cycles(method, plan, sup.exploration),
                 steps_per_epoch,
                 eval_every=config.eval_every_epochs * steps_per_epoch,
                 log_every=max(steps_per_epoch // config.logs_per_epoch, 1),
@@ -136,6 +138,7 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             topology=method,
             tx=optimizer(config, learning_rate),
             learning_rate=learning_rate,
+            shapes=shapes,
             loss_fn=make_loss_fn(model, smoothing),
             parallel_loss_fn=make_loss_fn(synced, smoothing),
             init_batches=config.topology.init_batches,

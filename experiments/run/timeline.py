@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from supjax import CyclePlan, with_cycles
+from supjax import CyclePlan
 from supjax.types import TopologyTransform
 
 
@@ -11,8 +11,8 @@ class Timeline(NamedTuple):
 
     Attributes:
       plan: the two phases.
-      topology: the base method: when its masks move in the normal phase, and how far.
-      exploration: share of the weights that move at the first step of a cycle.
+      topology: the method on the timetable of both phases, from `supjax.with_cycles`: when its
+        masks move, and how far.
       steps_per_epoch: training steps in one epoch.
       eval_every: steps between evaluations; a multiple of the epoch.
       log_every: steps between lines of metrics inside an epoch; its end always has one.
@@ -20,7 +20,8 @@ class Timeline(NamedTuple):
     >>> import supjax
     >>> plan = CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1)
     >>> method = supjax.make_topology("set", density=0.5, drop_fraction=0.3, update_every=2)
-    >>> line = Timeline(plan, method, 0.5, steps_per_epoch=2, eval_every=2, log_every=2)
+    >>> method = supjax.with_cycles(method, plan, exploration=0.5)
+    >>> line = Timeline(plan, method, steps_per_epoch=2, eval_every=2, log_every=2)
     >>> [line.drop_fraction(step) for step in range(6)]
     [None, 0.3, None, 0.3, 0.5, None]
     >>> line.stretch_end(2, at_most=9), line.ticket_after(6), line.phase(5)
@@ -29,7 +30,6 @@ class Timeline(NamedTuple):
 
     plan: CyclePlan
     topology: TopologyTransform
-    exploration: float
     steps_per_epoch: int
     eval_every: int
     log_every: int
@@ -39,8 +39,7 @@ class Timeline(NamedTuple):
 
         Periodic updates belong to the normal phase; every cycle begins with an exploration.
         """
-        timetable = with_cycles(self.topology, self.plan, self.exploration)
-        return timetable.drop_fraction(step) if timetable.due(step) else None
+        return self.topology.drop_fraction(step) if self.topology.due(step) else None
 
     def stretch_end(self, step: int, at_most: int) -> int:
         """Return the first step after `step` before which the host has something to do.

@@ -21,7 +21,8 @@ MOVED, EXPLORED = 0.25, 0.75
 
 def line(plan, due=STATIC.due, steps_per_epoch=4, eval_every=4, log_every=4):
     method = STATIC._replace(due=due, drop_fraction=lambda step: MOVED)
-    return Timeline(plan, method, EXPLORED, steps_per_epoch, eval_every, log_every)
+    method = supjax.with_cycles(method, plan, EXPLORED)
+    return Timeline(plan, method, steps_per_epoch, eval_every, log_every)
 
 
 def action(timeline, step):
