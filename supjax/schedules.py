@@ -61,35 +61,45 @@ class CyclePlan(NamedTuple):
         epochs: int,
         *,
         cycle_fraction: float | str | Fraction = 0.1,
-        cycle_epochs: int,
+        cycle_epochs: int | None = None,
         steps_per_epoch: int,
     ) -> "CyclePlan":
         """Split a budget of epochs: `cyclic = epochs * cycle_fraction`, cut to whole cycles.
 
-        The fraction is taken as the decimal that was written, so 100 epochs * 0.29 gives 29. If
-        not even one cycle fits, there are no cycles and the whole budget is the normal phase.
+        The fraction is taken as the decimal that was written, so 100 epochs * 0.29 gives 29. A
+        cycle whose length is not given is a third of the cyclic phase, at least one epoch: the
+        lengths of the paper at its budgets (8 of 250 epochs, 2 of 100), and cycles at every smaller
+        budget of two epochs or more. If no cycle of a given length fits, there are no cycles and
+        the whole budget is the normal phase.
 
         Args:
           epochs: length of the whole run.
           cycle_fraction: share of the run for the cyclic phase, in [0, 1].
-          cycle_epochs: epochs C in one cycle.
+          cycle_epochs: epochs C in one cycle; None for `max(cyclic // 3, 1)`.
           steps_per_epoch: training steps in one epoch.
 
         Raises:
           ValueError: if a number is out of range or one cycle is longer than the run.
 
+        >>> CyclePlan.from_epochs(250, cycle_fraction=0.1, steps_per_epoch=1)
+        CyclePlan(normal_steps=226, cycle_steps=8, num_cycles=3)
+
         >>> CyclePlan.from_epochs(100, cycle_fraction=0.29, cycle_epochs=29, steps_per_epoch=2)
         CyclePlan(normal_steps=142, cycle_steps=58, num_cycles=1)
         """
         check_count(epochs, "epochs")
-        check_count(cycle_epochs, "cycle_epochs")
         check_count(steps_per_epoch, "steps_per_epoch")
         fraction = exact(cycle_fraction)
         if not 0 <= fraction <= 1:
             raise ValueError(f"cycle_fraction must be in [0, 1], got {cycle_fraction}")
+        cyclic = int(epochs * fraction)
+        if cycle_epochs is None:
+            cyclic = max(cyclic, int(fraction > 0 and epochs > 1))
+            cycle_epochs = max(cyclic // 3, 1)
+        check_count(cycle_epochs, "cycle_epochs")
         if cycle_epochs > epochs:
             raise ValueError(f"a cycle of {cycle_epochs} epochs is longer than the run of {epochs}")
-        num_cycles = int(epochs * fraction) // cycle_epochs
+        num_cycles = cyclic // cycle_epochs
         normal = epochs - num_cycles * cycle_epochs
         return cls(normal * steps_per_epoch, cycle_epochs * steps_per_epoch, num_cycles)
 

@@ -77,15 +77,19 @@ class FinishedRun:
         self._training = partial(parts.model.apply, train=True, mutable=["batch_stats"])
         self._logits = jax.jit(self._normalized_logits)
 
-    def reestimated(self, ticket: supjax.Ticket) -> supjax.Ticket:
-        """Return a network with batch-norm statistics estimated from the training batches."""
+    def reestimated(self, ticket: supjax.Ticket, count: int | None = None) -> supjax.Ticket:
+        """Return a network with batch-norm statistics from `count` training batches, or all."""
         if not jax.tree.leaves(ticket.batch_stats):
             return ticket
-        return supjax.recompute_batch_stats(self._training, ticket, self._images)
+        return supjax.recompute_batch_stats(self._training, ticket, self._images[:count])
 
     def scores(self, networks: Iterable[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
         """Return loss and accuracy on `split` of networks with re-estimated statistics."""
-        rows = [self._evaluate((self.reestimated(network),), self.split)[0] for network in networks]
+        return self.stored_scores(map(self.reestimated, networks))
+
+    def stored_scores(self, networks: Iterable[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
+        """Return loss and accuracy on `split` of networks as they are."""
+        rows = [self._evaluate((network,), self.split)[0] for network in networks]
         return np.array([row["loss"] for row in rows]), np.array([row["accuracy"] for row in rows])
 
     def predictions(self, networks: Sequence[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:

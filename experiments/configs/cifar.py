@@ -24,4 +24,4 @@ def runlocal(config: ConfigDict) -> None:
     config.epochs = 4
     config.topology.update_every = 40
     config.topology.ramp_epochs = (0, 2)
-    config.sup_tickets.update({"cycle_fraction": 0.5, "cycle_epochs": 1})
+    config.sup_tickets.cycle_fraction = 0.5

@@ -20,5 +20,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.sparsity = 0.9
     config.topology.update_every = 200
     config.topology.ramp_epochs = (0, 3)
-    config.sup_tickets.update({"cycle_fraction": 0.375, "cycle_epochs": 1})
+    config.sup_tickets.update({"cycle_fraction": 0.375})
     return common.finish(config, arg, cifar.runlocal)

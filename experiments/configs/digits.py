@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.topology.update_every = 60
     config.topology.ramp_epochs = (0, 16)
     config.optimizer.learning_rate = 0.05
-    config.sup_tickets.update({"cycle_fraction": 0.3, "cycle_epochs": 4, "low": 5e-4, "high": 5e-3})
+    config.sup_tickets.update({"cycle_fraction": 0.3, "low": 5e-4, "high": 5e-3})
     return common.finish(config, arg, runlocal)
 
 
@@ -31,4 +31,4 @@ def runlocal(config: ConfigDict) -> None:
     config.epochs = 6
     config.topology.update_every = 10
     config.topology.ramp_epochs = (0, 2)
-    config.sup_tickets.update({"cycle_fraction": 0.5, "cycle_epochs": 1})
+    config.sup_tickets.cycle_fraction = 0.5

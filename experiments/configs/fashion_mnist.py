@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.epochs = 20
     config.topology.update_every = 200
     config.topology.ramp_epochs = (0, 7)
-    config.sup_tickets.update({"cycle_fraction": 0.3, "cycle_epochs": 2})
+    config.sup_tickets.update({"cycle_fraction": 0.3})
     return common.finish(config, arg, runlocal)
 
 
@@ -31,4 +31,4 @@ def runlocal(config: ConfigDict) -> None:
     config.epochs = 3
     config.topology.update_every = 30
     config.topology.ramp_epochs = (0, 1)
-    config.sup_tickets.update({"cycle_fraction": 0.7, "cycle_epochs": 1})
+    config.sup_tickets.update({"cycle_fraction": 0.7})

@@ -34,9 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "label_smoothing": 0.1,
         }
     )
-    config.sup_tickets.update(
-        {"cycle_fraction": 0.08, "cycle_epochs": 2, "low": 1e-4, "high": 5e-4}
-    )
+    config.sup_tickets.update({"cycle_fraction": 0.08, "low": 1e-4, "high": 5e-4})
     return common.finish(config, arg, runlocal)
 
 
@@ -49,4 +47,4 @@ def runlocal(config: ConfigDict) -> None:
     config.topology.update_every = 5
     config.topology.ramp_epochs = (0, 1)
     config.optimizer.update({"milestones": (1, 2, 3), "warmup_epochs": 1})
-    config.sup_tickets.update({"cycle_fraction": 0.5, "cycle_epochs": 1})
+    config.sup_tickets.cycle_fraction = 0.5

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from experiments.configs.fields import FIELDS, SECTIONS, Field, is_number, is_whole, shown
 from experiments.errors import ConfigError
-from supjax.allocation import budget, exact
+from supjax.allocation import budget
+from supjax.schedules import CyclePlan
 from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
 
@@ -119,13 +120,20 @@ def _initial_sparsity(config: ConfigDict) -> Any:
     return round(1 - density, 12) if is_number(density) else 0.0
 
 
-def _cyclic_epochs(config: ConfigDict) -> int:
-    return int(config.epochs * exact(config.sup_tickets.cycle_fraction))
+def _plan(config: ConfigDict) -> CyclePlan:
+    """Return the two phases of a run with Sup-tickets, in epochs."""
+    fields = config.sup_tickets
+    return CyclePlan.from_epochs(
+        config.epochs,
+        cycle_fraction=fields.cycle_fraction,
+        cycle_epochs=fields.cycle_epochs or None,
+        steps_per_epoch=1,
+    )
 
 
 def _only_cycles(config: ConfigDict) -> bool:
-    cyclic = _cyclic_epochs(config)
-    return cyclic - cyclic % config.sup_tickets.cycle_epochs == config.epochs
+    fields = config.sup_tickets
+    return not _plan(config).normal_steps or not (fields.cycle_epochs or fields.cycle_fraction < 1)
 
 
 RELATIONS = (
@@ -152,8 +160,8 @@ RELATIONS = (
     Relation(
         "sup_tickets.cycle_fraction",
         "leave room for a cycle, of sup_tickets.cycle_epochs {sup_tickets.cycle_epochs}, in epochs "
-        "{epochs}: give a larger share, more epochs, shorter cycles, or sup=false",
-        lambda c: c.sup_tickets.enabled and _cyclic_epochs(c) < c.sup_tickets.cycle_epochs,
+        "{epochs}: give a larger share, more epochs, shorter cycles (0: as they fit), or sup=false",
+        lambda c: c.sup_tickets.enabled and not _plan(c).num_cycles,
     ),
     Relation(
         "sup_tickets.cycle_fraction",

@@ -50,7 +50,7 @@ class RunParts(NamedTuple):
       superposition: the averaging rule.
       include_pretrained: whether the end of the normal phase is its first member.
       recompute_batches: training batches from which a superposed network's batch-norm statistics
-        are estimated, 0 for an epoch; None to average those of its members.
+        are estimated; None to average those of its members.
     """
 
     dataset: Dataset
@@ -144,7 +144,7 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             init_batches=config.topology.init_batches,
             superposition=superposition(config),
             include_pretrained=sup.include_pretrained,
-            recompute_batches=sup.recompute_batches if sup.batch_stats == "recompute" else None,
+            recompute_batches=recompute_batches(config, steps_per_epoch),
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
@@ -189,9 +189,17 @@ def cycle_plan(config: ConfigDict, steps_per_epoch: int) -> supjax.CyclePlan:
     return supjax.CyclePlan.from_epochs(
         config.epochs,
         cycle_fraction=sup.cycle_fraction if sup.enabled else 0,
-        cycle_epochs=min(sup.cycle_epochs, config.epochs) if not sup.enabled else sup.cycle_epochs,
+        cycle_epochs=(sup.cycle_epochs or None) if sup.enabled else None,
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def recompute_batches(config: ConfigDict, steps_per_epoch: int) -> int | None:
+    """Return how many batches re-estimate batch norm, at most an epoch; None if none do."""
+    fields = config.sup_tickets
+    if fields.batch_stats != "recompute":
+        return None
+    return min(fields.recompute_batches or steps_per_epoch, steps_per_epoch)
 
 
 def learning_rate_schedule(

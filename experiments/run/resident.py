@@ -96,8 +96,8 @@ class ResidentSource:
         return batch._replace(images=self._dataset.normalize(batch.images))
 
     def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
-        """Yield the first `count` training batches of one seed, normalised (0: one epoch)."""
+        """Yield the first `count` training batches of one seed, normalised."""
         key, train = self._keys[index], self._dataset.split("train")
-        for step in range(count or self._steps_per_epoch):
+        for step in range(count):
             order = self._permutation(key, step // self._steps_per_epoch)
             yield self._batch((key, order, train), np.int32(step))

@@ -124,7 +124,7 @@ class Source(Protocol):
         """Return one device's share of a batch for evaluation; traced."""
 
     def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
-        """Yield the first `count` training batches of one seed, normalised (0: one epoch)."""
+        """Yield the first `count` training batches of one seed, normalised."""
 
 
 class Steps:

@@ -76,11 +76,11 @@ class StreamedSource:
         return data._replace(images=self._dataset.normalize(data.images))
 
     def training_batches(self, count: int, index: int = 0) -> Iterator[Batch]:
-        """Yield the first `count` training batches, normalised (0: one epoch)."""
+        """Yield the first `count` training batches, normalised."""
         del index  # there is one seed
         batches = self._dataset.train_batches(
             self._seed, self._batch_size, num_threads=self._workers
         )
-        for _ in range(count or self._dataset.steps_per_epoch(self._batch_size)):
+        for _ in range(count):
             batch = next(batches)
             yield batch._replace(images=self._dataset.normalize(batch.images))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from supjax.schedules import CyclePlan
+
 TABLE = Path(__file__).with_name("published.csv")
 SOURCE = "Yin et al., UAI 2022"
 
@@ -79,7 +81,11 @@ def published_setup(config: Mapping[str, Any]) -> bool:
 
 def _fixed_fields(config: Mapping[str, Any]) -> Any:
     fixed = {name: value for name, value in config.items() if name not in FREE_FIELDS}
-    fixed["sup_tickets"] = {
-        name: value for name, value in config["sup_tickets"].items() if name not in FREE_SUP_FIELDS
-    }
-    return json.loads(json.dumps(fixed))
+    sup = {k: v for k, v in config["sup_tickets"].items() if k not in FREE_SUP_FIELDS}
+    plan = CyclePlan.from_epochs(
+        config["epochs"],
+        cycle_fraction=sup.pop("cycle_fraction"),
+        cycle_epochs=sup.pop("cycle_epochs") or None,  # written out or not
+        steps_per_epoch=1,
+    )
+    return json.loads(json.dumps({**fixed, "sup_tickets": {**sup, **plan._asdict()}}))

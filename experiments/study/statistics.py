@@ -87,6 +87,15 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Setting]:
     return [setting for key in sorted(groups) for setting in _settings(key, groups[key])]
 
 
+def has_superposition(summary: dict[str, Any]) -> bool:
+    """Say whether a run had cycles; one without is the base method, whatever it asked for.
+
+    >>> has_superposition({"networks": [{"kind": "final"}]})
+    False
+    """
+    return any(network["kind"] == "superposed" for network in summary["networks"])
+
+
 def _shared_key(config: dict[str, Any]) -> Key:
     model = config["model"]
     return Key(
@@ -101,8 +110,8 @@ def _shared_key(config: dict[str, Any]) -> Key:
 
 def _settings(key: Key, summaries: Sequence[dict[str, Any]]) -> list[Setting]:
     """Return the settings of runs that differ in their variant and seed alone."""
-    sups = [s for s in summaries if s["config"]["sup_tickets"]["enabled"]]
-    bases = [s for s in summaries if not s["config"]["sup_tickets"]["enabled"]]
+    sups = [summary for summary in summaries if has_superposition(summary)]
+    bases = [summary for summary in summaries if not has_superposition(summary)]
     names = [
         name
         for name, path in SHORT_NAMES.items()
@@ -165,10 +174,10 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
         for network in summary["networks"]:
             if "test" in network:
                 accuracy[network["kind"]].append(100 * network["test"]["accuracy"])
-        if not summary["config"]["sup_tickets"]["enabled"]:
+        if not has_superposition(summary):
             setting.base[seed] = accuracy["final"][-1]
             continue
-        setting.sup[seed] = (accuracy["superposed"] or accuracy["final"])[-1]
+        setting.sup[seed] = accuracy["superposed"][-1]
         if accuracy["ticket"]:
             setting.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
         if accuracy["ensemble"]:

@@ -81,7 +81,7 @@ def test_rates_at_the_bounds_of_every_cycle(words, first, middle, last):
 
 LENGTHS = {f"cycle_epochs={length}": 12 // length for length in (2, 3, 4, 6, 12)}
 SHARES = {
-    f"cycle_fraction={share}": tickets
+    f"cycle_epochs=4,cycle_fraction={share}": tickets
     for share, tickets in zip((0.1, 0.2, 0.3, 0.4, 0.7), (1, 2, 3, 4, 7), strict=True)
 }
 
@@ -94,5 +94,5 @@ def test_numbers_of_tickets(words, tickets):
 
 @pytest.mark.parametrize(("fraction", "tickets"), [(0.064, 2), (0.1, 3), (0.128, 4), (0.224, 7)])
 def test_numbers_of_tickets_in_the_paper(fraction, tickets):
-    config = cifar100_resnet50.get_config(f"cycle_fraction={fraction}")
+    config = cifar100_resnet50.get_config(f"cycle_epochs=8,cycle_fraction={fraction}")
     assert cycle_plan(config, steps_per_epoch=351).num_cycles == tickets

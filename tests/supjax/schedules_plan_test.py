@@ -33,6 +33,23 @@ def test_epochs_by_hand(epochs, fraction, cycle, normal, tickets):
 
 
 @pytest.mark.parametrize(
+    ("epochs", "fraction", "plan"),
+    [
+        (250, 0.1, (226, 8, 3)),  # the lengths of the paper are a third of the share
+        (100, 0.08, (92, 2, 4)),
+        (50, 0.1, (45, 1, 5)),
+        (10, 0.3, (7, 1, 3)),
+        (5, 0.1, (4, 1, 1)),  # half an epoch holds no cycle: a whole one is taken
+        (2, 0.1, (1, 1, 1)),
+        (1, 0.1, (1, 1, 0)),
+        (10, 0, (10, 1, 0)),
+    ],
+)
+def test_a_length_that_is_not_given_scales_with_the_budget(epochs, fraction, plan):
+    assert CyclePlan.from_epochs(epochs, cycle_fraction=fraction, steps_per_epoch=1) == plan
+
+
+@pytest.mark.parametrize(
     ("arguments", "plan"),
     [
         ({"total_steps": 100, "cyclic_steps": 25, "cycle_steps": 8}, (76, 8, 3)),

@@ -58,7 +58,8 @@ REFUSED = [
         "sup_tickets.cycle_epochs",
         3,
         "sup_tickets.cycle_fraction must leave room for a cycle, of sup_tickets.cycle_epochs 3, "
-        "in epochs 4: give a larger share, more epochs, shorter cycles, or sup=false, got 0.5",
+        r"in epochs 4: give a larger share, more epochs, shorter cycles \(0: as they fit\), or "
+        "sup=false, got 0.5",
     ),
     ("runtime.loop", "fast", "runtime.loop must be one of auto, fused, stepwise; got 'fast'"),
     ("runtime.data_dir", "a\nb", "runtime.data_dir must be a folder, .*"),
