@@ -19,7 +19,6 @@ import supjax
 from benchmarks.common import print_table, write_json
 from experiments.analysis.finished_run import FinishedRun
 
-
 AVERAGE = "average"
 
 
