@@ -10,6 +10,7 @@ from supjax.superposition.caa import caa
 from supjax.superposition.cia import cia
 from supjax.superposition.cima import cima
 from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, averaging_rule
+from supjax.superposition.stock import stock
 from supjax.superposition.superpose import superpose, superpose_step
 from supjax.types import Superposition
 
