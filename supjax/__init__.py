@@ -3,7 +3,7 @@
 The public surface and nothing else; every name is documented where it is defined.
 """
 
-from supjax import analysis, filters, superposition, topologies
+from supjax import adaptive, analysis, filters, superposition, topologies
 from supjax.batch_stats import (
     average_batch_stats,
     nnx_apply_fn,
@@ -47,7 +47,7 @@ from supjax.sparsify import (
     take_ticket,
 )
 from supjax.sup_tickets import sup_tickets, superposed, with_cycles
-from supjax.superposition import make_superposition, superpose, superpose_step
+from supjax.superposition import Choice, make_superposition, superpose, superpose_scored, superpose_step
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.topologies import make_topology
 from supjax.training import (
@@ -69,6 +69,7 @@ from supjax.version import __version__
 
 __all__ = [
     "Axes",
+    "Choice",
     "CyclePlan",
     "SparsifyState",
     "Superposition",
@@ -78,6 +79,7 @@ __all__ = [
     "TopologyTransform",
     "TrainState",
     "__version__",
+    "adaptive",
     "analysis",
     "apply_masks",
     "average_batch_stats",
@@ -125,6 +127,7 @@ __all__ = [
     "sup_tickets",
     "sup_tickets_schedule",
     "superpose",
+    "superpose_scored",
     "superpose_step",
     "superposed",
     "superposition",
