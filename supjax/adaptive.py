@@ -85,7 +85,7 @@ def next_exploration(
     *,
     most: Scalar,
 ) -> jax.Array:
-    """Return how much the next cycle explores: `p / 4` if its ticket got worse, else `min(2p, most)`.
+    """Return how much the next cycle explores: `p / 4` after a worse ticket, else `min(2p, most)`.
 
     Worse means a held-out loss above that of the ticket before by more than one paired standard
     error: what was grown was not trained in time.

@@ -255,7 +255,12 @@ def _shrunk(size: np.ndarray, batches: np.ndarray) -> np.ndarray:
 
 
 def _mended(
-    ticket: Ticket, path: str, layer: _Layer, mean: np.ndarray, factor: np.ndarray, shift: np.ndarray
+    ticket: Ticket,
+    path: str,
+    layer: _Layer,
+    mean: np.ndarray,
+    factor: np.ndarray,
+    shift: np.ndarray,
 ) -> Ticket:
     """Return the ticket with one layer scaled and shifted."""
 
