@@ -71,7 +71,8 @@ def nnx_preactivations(model: Any, **options: Any) -> PreactivationsFn:
     """
     from flax import nnx
 
-    graph, params, stats, rest = nnx.split(nnx.clone(model), nnx.Param, nnx.BatchStat, ...)
+    graph, *states = nnx.split(nnx.clone(model), nnx.Param, nnx.BatchStat, ...)
+    params, stats, rest = states
 
     def apply_fn(variables: Any, *inputs: Any) -> dict[str, Any]:
         kernels = _kernels(variables["params"])

@@ -44,6 +44,7 @@ def repair(
     batches: Iterable[Any],
     *,
     shares: Sequence[float] | None = None,
+    channels_first: bool = False,
 ) -> Ticket:
     """Bring mean and deviation of every channel of a superposition back to those of its members.
 
@@ -65,20 +66,21 @@ def repair(
       apply_fn: `(variables, *inputs) -> {path: pre-activations}` with the variables `params` and
         `batch_stats`: by the path of the kernel, such as `conv1/kernel`, what the layer gives with
         its bias and before its nonlinearity, `(examples, ..., channels)`. See
-        `linen_preactivations` and `nnx_preactivations`. The kernel's channels are its last axes, or
-        its first where only they fit, as in Equinox.
+        `linen_preactivations` and `nnx_preactivations`.
       members: the networks that were averaged.
       result: their superposition, of the same tree.
       batches: inputs; a tuple holds several arguments of `apply_fn`. They are gone over once a
         member and once a depth, so they are kept; some hundred examples are enough.
       shares: the members' shares `a_k` in the mean; None for equal ones.
+      channels_first: whether the channels are the first axes of a kernel, as in Equinox, and not
+        the last.
 
     Returns:
       The result with other weights and biases, on its own nodes and masks: its density is the same.
 
     Raises:
       ValueError: no members or batches, shares that do not fit, a path that names no kernel, a
-        kernel that holds a stack of layers, or channels that fit no axis of the kernel.
+        kernel that holds a stack of layers, or channels that are not the kernel's.
 
     Source: Jordan et al., *REPAIR: REnormalizing Permuted Activations for Interpolation Repair*,
     ICLR 2023, section 4 (without shrinking).
@@ -86,20 +88,21 @@ def repair(
     >>> def apply_fn(variables, x):
     ...     layer = variables["params"]
     ...     return {"w": x @ layer["w"] + layer["b"][None]}
-    >>> make = lambda w, b: Ticket({"w": jnp.array([[w]]), "b": jnp.array([b])}, {"w": None, "b": None})
+    >>> def make(w, b):
+    ...     return Ticket({"w": jnp.array([[w]]), "b": jnp.array([b])}, {"w": None, "b": None})
     >>> members = [make(2.0, 0.0), make(-2.0, 0.0)]  # their mean is 0 and 0; pruned it was 0.5
     >>> repair(apply_fn, members, make(0.5, 1.0), [jnp.array([[-1.0], [1.0]])]).params
     {'b': Array([0.], dtype=float32), 'w': Array([[2.]], dtype=float32)}
     """
     if not members:
         raise ValueError("repair needs at least one member, got none")
-    shares = _checked_shares(shares, len(members))
+    weights = _checked_shares(shares, len(members))
     data = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
     if not data:
         raise ValueError("batches is empty: at least one batch is needed")
     result = on_own_nodes(result)
     networks = [on_nodes_of(result, member, f"member {i}") for i, member in enumerate(members)]
-    layers = _layers(apply_fn, result, data[0])
+    layers = _layers(apply_fn, result, data[0], channels_first)
     measure = _meter(apply_fn, layers, data)
     known = [measure(network) for network in networks]
     for depth in sorted({layer.depth for layer in layers.values()}):
@@ -107,7 +110,7 @@ def repair(
         for path, layer in layers.items():
             if layer.depth == depth:
                 wanted = [moments[path] for moments in known]
-                result = _mended(result, path, layer, *_change(wanted, shares, found[path]))
+                result = _mended(result, path, layer, *_change(wanted, weights, found[path]))
     return result
 
 
@@ -116,12 +119,14 @@ class _Layer(NamedTuple):
 
     Attributes:
       depth: how many kernels its pre-activations depend on.
-      channels: the shape of its channels.
+      factor: the shape in which a number a channel meets the kernel.
+      channels: how many axes of the pre-activations are channels.
       bias: the path of its bias.
     """
 
     depth: int
-    channels: tuple[int, ...]
+    factor: tuple[int, ...]
+    channels: int
     bias: str | None
 
 
@@ -134,7 +139,9 @@ def _checked_shares(shares: Sequence[float] | None, count: int) -> np.ndarray:
     return found
 
 
-def _layers(apply_fn: PreactivationsFn, ticket: Ticket, inputs: Any) -> dict[str, _Layer]:
+def _layers(
+    apply_fn: PreactivationsFn, ticket: Ticket, inputs: Any, first: bool
+) -> dict[str, _Layer]:
     """Return the layers that `apply_fn` names; their order is read off the traced program."""
     leaves = {k: v for k, v in named_leaves(ticket.params).items() if v is not None}
     shapes = jax.eval_shape(apply_fn, _variables(ticket), *inputs)
@@ -159,8 +166,8 @@ def _layers(apply_fn: PreactivationsFn, ticket: Ticket, inputs: Any) -> dict[str
         biases = [k for k, leaf in beside.items() if k != path and is_bias(k, leaf, beside)]
         bias = biases[0] if len(biases) == 1 else None
         channels = _channels(shapes[path].shape, leaves[bias].shape if bias else None)
-        _factor_shape(path, leaves[path].shape, channels)
-        layers[path] = _Layer(sum(used[i] for i in kernels), channels, bias)
+        factor = _factor_shape(path, leaves[path].shape, channels, first)
+        layers[path] = _Layer(sum(used[i] for i in kernels), factor, len(channels), bias)
     return layers
 
 
@@ -171,14 +178,20 @@ def _channels(shape: tuple[int, ...], bias: tuple[int, ...] | None) -> tuple[int
     return shape[-1:]
 
 
-def _factor_shape(path: str, kernel: tuple[int, ...], channels: tuple[int, ...]) -> tuple[int, ...]:
+def _factor_shape(
+    path: str, kernel: tuple[int, ...], channels: tuple[int, ...], first: bool
+) -> tuple[int, ...]:
     """Return the shape in which a number a channel meets the kernel."""
     rest = (1,) * (len(kernel) - len(channels))
-    if kernel[len(rest) :] == channels:
-        return rest + channels
-    if kernel[: len(channels)] == channels:
+    if first and kernel[: len(channels)] == channels:
         return channels + rest
-    raise ValueError(f"channels {channels} fit neither end of the kernel {path!r} {kernel}")
+    if not first and kernel[len(rest) :] == channels:
+        return rest + channels
+    where = "first" if first else "last"
+    raise ValueError(
+        f"pre-activations of {path!r} have channels {channels}, which are not the {where} axes of "
+        f"the kernel {kernel}; see channels_first"
+    )
 
 
 def _variables(ticket: Ticket) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def _meter(
     def of_batch(ticket: Ticket, inputs: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
         moments = {}
         for path, z in apply_fn(_variables(ticket), *inputs).items():
-            axes = tuple(range(z.ndim - len(layers[path].channels)))
+            axes = tuple(range(z.ndim - layers[path].channels))
             wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))
             moments[path] = jnp.mean(wide, axis=axes).ravel(), jnp.var(wide, axis=axes).ravel()
         return moments
@@ -266,7 +279,7 @@ def _mended(
 
     def mend(name: str, leaf: jax.Array) -> jax.Array:
         if name == path:
-            scale = factor.reshape(_factor_shape(path, leaf.shape, layer.channels))
+            scale = factor.reshape(layer.factor)
             return (leaf * jnp.asarray(scale, jnp.float32)).astype(leaf.dtype)
         if name == layer.bias and leaf.size == factor.size:
             moved = leaf.ravel() * jnp.asarray(factor, jnp.float32)

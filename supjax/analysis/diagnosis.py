@@ -1,4 +1,4 @@
-"""Why a superposition is as good as it is: numbers about its tickets, and one sentence of advice."""
+"""Why a superposition is as good as it is: numbers about tickets, and one sentence of advice."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ Prepare = Callable[[Ticket, Sequence[Ticket], Sequence[float]], Ticket]
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found; plain numbers. Tuples over neighbours have one entry less than tickets.
+    """What `diagnose` found, in plain numbers; tuples over neighbours are one shorter than losses.
 
     Attributes:
       losses: mean loss of every ticket, in nats; the first is the end of the normal phase.
@@ -107,7 +107,7 @@ def diagnose(
     ...     return jnp.array([[1.0, -1.0]]) * ticket.params["w"][:, None]
     >>> found = diagnose([first, second], make(3.0), predict, jnp.array([0, 0]))
     >>> found.disagreements, found.images, round(found.norm_ratio, 3), advice(found)
-    ((0.0,), 2, 0.993, 'tickets hardly differ: raise high')
+    ((0.0,), 2, 0.995, 'tickets hardly differ: raise high')
     """
     if len(tickets) < 2:
         raise ValueError(f"a diagnosis needs at least 2 tickets, got {len(tickets)}")
@@ -176,7 +176,8 @@ def advice(diagnosis: Diagnosis) -> str:
     Returns:
       The sentence.
 
-    >>> numbers = Diagnosis((0.4, 0.4), (0.0,), (0.01,), (0.3,), (0.02,), (0.0,), 1.0, 0.3, 0.0, None, 900)
+    >>> neighbours = (0.0,), (0.01,), (0.3,), (0.02,), (0.0,)
+    >>> numbers = Diagnosis((0.4, 0.4), *neighbours, 1.0, 0.3, 0.0, None, 900)
     >>> advice(numbers)
     'nothing to change'
     >>> advice(numbers._replace(barriers=(0.05,)))
@@ -208,9 +209,8 @@ def _sum_of_squares(params: Params) -> jax.Array:
 
 def _relative_distance(first: Params, second: Params) -> float:
     """Return `|a - b| / sqrt(|a| |b|)`, 0 for equal weights."""
-    gap = _norm(
-        [a.astype(jnp.float32) - b for a, b in zip(*map(_arrays, (first, second)), strict=True)]
-    )
+    pairs = zip(_arrays(first), _arrays(second), strict=True)
+    gap = _norm([a.astype(jnp.float32) - b for a, b in pairs])
     return gap / max(_norm(first) * _norm(second), 1e-30) ** 0.5
 
 

@@ -80,6 +80,11 @@ class _Scored(NamedTuple):
     def loss(self) -> float:
         return self.candidate.loss
 
+    @property
+    def place(self) -> int:
+        """Which ticket a single one is."""
+        return self.candidate.members[0][0]
+
 
 class _Judge:
     """Prepares and scores candidates, and keeps the table of them."""
@@ -205,34 +210,32 @@ def superpose_scored(
 
 def _by_loss(singles: Sequence[_Scored]) -> list[_Scored]:
     """Return single tickets from the best down; of equal ones, the later first."""
-    return sorted(reversed(singles), key=lambda scored: scored.loss)
+    return sorted(singles, key=lambda scored: (scored.loss, -scored.place))
 
 
 def _greedy(judge: _Judge, singles: Sequence[_Scored], mean: Superposition) -> _Scored:
     best, *others = _by_loss(singles)
-    taken = [best.candidate.members[0][0]]
+    taken = [best.place]
     state = mean.init(judge.tickets[taken[0]])
     for other in others:
-        index = other.candidate.members[0][0]
-        tried = mean.fold(state, judge.tickets[index])
-        shares = dict.fromkeys([*taken, index], 1 / (len(taken) + 1))
+        tried = mean.fold(state, judge.tickets[other.place])
+        shares = dict.fromkeys([*taken, other.place], 1 / (len(taken) + 1))
         found = judge.judge(_name(shares), mean.result(tried), shares)
         if found.loss <= best.loss:
-            best, state, taken = found, tried, [*taken, index]
+            best, state, taken = found, tried, list(shares)
     return best
 
 
 def _pools(judge: _Judge, singles: Sequence[_Scored], mean: Superposition) -> _Scored:
     best, *others = _by_loss(singles)
     shares = dict(best.candidate.members)
-    state: SuperpositionState = mean.init(judge.tickets[next(iter(shares))])
+    state: SuperpositionState = mean.init(judge.tickets[best.place])
     for other in others:
-        index = other.candidate.members[0][0]
         current, weights = state, shares
         for share in POOL_SHARES:
             rest = current._replace(weight=1 - share)
-            tried = mean.fold(rest, judge.tickets[index], share)
-            mixed = {i: (1 - share) * w for i, w in weights.items()} | {index: share}
+            tried = mean.fold(rest, judge.tickets[other.place], share)
+            mixed = {i: (1 - share) * w for i, w in weights.items()} | {other.place: share}
             found = judge.judge(_name(mixed), mean.result(tried), mixed)
             if found.loss < best.loss:
                 best, state, shares = found, tried, mixed
@@ -257,14 +260,15 @@ def _guard(
     if isinstance(inner, str) and inner in _BY_SCORE:
         superposed = _BY_SCORE[inner](judge, singles, mean)
     else:
-        named = isinstance(inner, str)
-        own = SUPERPOSITIONS[inner](density=allowed, scope=scope) if named else inner
+        if isinstance(inner, Superposition):
+            name, own = "the given rule", inner
+        else:
+            name, own = inner, SUPERPOSITIONS[inner](density=allowed, scope=scope)
         state = own.init(judge.tickets[0])
         for ticket in judge.tickets[1:]:
             state = own.fold(state, ticket)
         shares = dict.fromkeys(range(len(judge.tickets)), 1 / len(judge.tickets))
-        name = f"{inner if named else 'the given rule'} of all tickets"
-        superposed = judge.judge(name, own.result(state), shares)
+        superposed = judge.judge(f"{name} of all tickets", own.result(state), shares)
     ranked = [singles[-1], _by_loss(singles)[0], superposed]
     lowest = min(ranked, key=lambda scored: scored.loss)
 

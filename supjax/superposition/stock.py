@@ -52,9 +52,9 @@ def stock(*, density: Density = None, scope: str = "global") -> Superposition:
 
     `w_0` is the first member: the network at the end of the normal phase, or, where that is not
     included, the first ticket. The mean is pruned once, from the sums, not after every fold. No
-    pair of members has to be in memory, as `|sum_i d_i / |d_i||^2` is N and the sum of all cosines.
-    A layer is a leaf, or one slice of a stack of layers. Batch-norm statistics are averaged over all
-    members; better re-estimate them.
+    pair of members has to be in memory, as `|sum_i d_i / |d_i||^2` is N plus the sum of all
+    cosines. A layer is a leaf, or one slice of a stack of layers. Batch-norm statistics are
+    averaged over all members; better re-estimate them.
 
     Args:
       density: see `cia`.

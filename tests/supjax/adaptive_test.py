@@ -30,7 +30,7 @@ def test_more_disagreement_never_raises_the_rate():
     found = jnp.linspace(0, 0.2, 101)
     rates = jax.vmap(lambda d: next_high(0.01, d, low=0.001, peak=0.1))(found)
     assert (jnp.diff(rates) <= 0).all()
-    assert rates.min() >= 0.001 and rates.max() <= 0.1
+    np.testing.assert_allclose([rates.min(), rates.max()], [0.0025, 0.04], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,13 @@ def test_the_first_exploration_is_a_long_cycles_or_less():
 
 @pytest.mark.parametrize(
     ("middle", "crossed", "high"),
-    [(0.4, False, 0.1), (0.43, False, 0.1), (0.45, True, 0.05), (0.2, False, 0.1)]
-    + [(jnp.nan, True, 0.05)],
+    [
+        (0.4, False, 0.1),
+        (0.43, False, 0.1),
+        (0.45, True, 0.05),
+        (0.2, False, 0.1),
+        (jnp.nan, True, 0.05),
+    ],
 )
 def test_the_barrier_by_hand(middle, crossed, high):
     found = jax.jit(lambda middle: barrier_check(middle, 0.3, 0.5, 0.1))(middle)
