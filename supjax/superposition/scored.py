@@ -175,6 +175,7 @@ def superpose_scored(
     Source: Wortsman et al., *Model soups*, ICML 2022, recipe 1 (greedy); Yin et al., *Lottery
     pools*, AAAI 2023 (pools; here from the best ticket down); guard is supjax's own.
 
+    >>> import jax.numpy as jnp
     >>> good, bad = ({"w": jnp.array([[4.0, x, 0.0]])} for x in (2.0, -9.0))
     >>> def score(ticket):  # of 500 examples that all want (4, 2, 0)
     ...     return jnp.full(500, jnp.sum(jnp.abs(ticket.params["w"] - good["w"])))
