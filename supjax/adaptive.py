@@ -5,12 +5,14 @@ scalars, `high` and the explored share, which belong into the training state, so
 goes on with the same bits. The rules are supjax's own (METHOD 5.2); the paper keeps both fixed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from supjax.types import Scalar
+from supjax.schedules import CyclePlan, sup_tickets_schedule
+from supjax.types import Scalar, Schedule
 
 TARGET_DISAGREEMENT = 0.015
 """Share of inputs on which neighbouring tickets should differ: 0.015 to 0.017 in the paper."""
@@ -108,6 +110,89 @@ def next_exploration(
     share = jnp.asarray(exploration, jnp.float32)
     recovered = loss - previous_loss <= standard_error
     return jnp.where(recovered, jnp.minimum(2 * share, most), share / 4)
+
+
+class CycleRates(NamedTuple):
+    """The state of an `adaptive_schedule`.
+
+    Attributes:
+      count: updates so far, shape (), int32.
+      high: highest rate of the cycles to come, shape (), float32.
+
+    >>> CycleRates._fields
+    ('count', 'high')
+    """
+
+    count: jax.Array
+    high: jax.Array
+
+
+class AdaptiveSchedule:
+    """A schedule of optax's stateful kind; see `adaptive_schedule`."""
+
+    def __init__(self, normal: Schedule, plan: CyclePlan, low: float, high: float, **options: Any):
+        sup_tickets_schedule(normal, plan, low, high, **options)  # raises what is wrong
+        self._arguments, self._high, self._options = (normal, plan, low), high, options
+
+    def init(self) -> CycleRates:
+        """Return the state before the first update."""
+        return CycleRates(jnp.zeros((), jnp.int32), jnp.asarray(self._high, jnp.float32))
+
+    def update(self, state: CycleRates, **extra_args: Any) -> CycleRates:
+        """Return the state after one more update."""
+        del extra_args
+        return state._replace(count=optax.safe_increment(state.count))
+
+    def __call__(self, state: CycleRates, **extra_args: Any) -> jax.Array:
+        """Return the rate of the next update."""
+        del extra_args
+        schedule = sup_tickets_schedule(*self._arguments, state.high, **self._options)
+        return jnp.asarray(schedule(state.count), jnp.float32)
+
+
+def adaptive_schedule(
+    normal: Schedule,
+    plan: CyclePlan,
+    low: float,
+    high: float,
+    *,
+    cycle: str = "triangular",
+    endpoint: bool = True,
+) -> AdaptiveSchedule:
+    """Return `sup_tickets_schedule` with its highest rate in the optimizer state.
+
+    For `optax.inject_hyperparams`, inside or outside of `supjax.sup_tickets`. Between two cycles
+    `optax.tree.set(opt_state, high=...)` sets the rate of the next ones, from `next_high`, and
+    nothing is compiled again; `optax.tree.get(opt_state, "high")` reads it.
+
+    Args:
+      normal: see `sup_tickets_schedule`.
+      plan: see `sup_tickets_schedule`.
+      low: see `sup_tickets_schedule`.
+      high: highest rate of the first cycle.
+      cycle: see `sup_tickets_schedule`.
+      endpoint: see `sup_tickets_schedule`.
+
+    Returns:
+      An `AdaptiveSchedule`.
+
+    Raises:
+      ValueError: as `sup_tickets_schedule`.
+
+    >>> plan = CyclePlan(normal_steps=1, cycle_steps=2, num_cycles=2)
+    >>> rates = adaptive_schedule(lambda step: 0.1, plan, 0.0, 0.5)
+    >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=rates)
+    >>> params, found = jnp.zeros(()), []
+    >>> opt_state = tx.init(params)
+    >>> for step in range(plan.total_steps):
+    ...     updates, opt_state = tx.update(jnp.ones(()), opt_state)
+    ...     found.append(round(-float(updates), 3))
+    ...     if step in plan.ticket_steps:
+    ...         opt_state = optax.tree.set(opt_state, high=jnp.float32(0.25))
+    >>> found
+    [0.1, 0.5, 0.0, 0.25, 0.0]
+    """
+    return AdaptiveSchedule(normal, plan, low, high, cycle=cycle, endpoint=endpoint)
 
 
 class BarrierCheck(NamedTuple):
