@@ -3,7 +3,7 @@
 The public surface and nothing else; every name is documented where it is defined.
 """
 
-from supjax import analysis, filters, superposition, topologies
+from supjax import adaptive, analysis, filters, superposition, topologies
 from supjax.batch_stats import (
     average_batch_stats,
     nnx_apply_fn,
@@ -24,7 +24,9 @@ from supjax.masks import (
     summary,
 )
 from supjax.parallel import data_parallel, split_batch
+from supjax.preactivations import linen_preactivations, nnx_preactivations
 from supjax.prune_grow import prune_and_grow, prune_globally
+from supjax.repair import repair
 from supjax.schedules import (
     CyclePlan,
     constant_fraction,
@@ -47,7 +49,13 @@ from supjax.sparsify import (
     take_ticket,
 )
 from supjax.sup_tickets import sup_tickets, superposed, with_cycles
-from supjax.superposition import make_superposition, superpose, superpose_step
+from supjax.superposition import (
+    Choice,
+    make_superposition,
+    superpose,
+    superpose_scored,
+    superpose_step,
+)
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
 from supjax.topologies import make_topology
 from supjax.training import (
@@ -69,6 +77,7 @@ from supjax.version import __version__
 
 __all__ = [
     "Axes",
+    "Choice",
     "CyclePlan",
     "SparsifyState",
     "Superposition",
@@ -78,6 +87,7 @@ __all__ = [
     "TopologyTransform",
     "TrainState",
     "__version__",
+    "adaptive",
     "analysis",
     "apply_masks",
     "average_batch_stats",
@@ -99,6 +109,7 @@ __all__ = [
     "global_top_k_masks",
     "init_masks",
     "iou",
+    "linen_preactivations",
     "load_metadata",
     "load_ticket",
     "make_eval_step",
@@ -108,11 +119,13 @@ __all__ = [
     "make_train_step",
     "mask_optimizer_state",
     "nnx_apply_fn",
+    "nnx_preactivations",
     "nonzero_masks",
     "prune_and_grow",
     "prune_globally",
     "read_momenta",
     "recompute_batch_stats",
+    "repair",
     "save_ticket",
     "sawtooth_schedule",
     "sparse_params",
@@ -125,6 +138,7 @@ __all__ = [
     "sup_tickets",
     "sup_tickets_schedule",
     "superpose",
+    "superpose_scored",
     "superpose_step",
     "superposed",
     "superposition",

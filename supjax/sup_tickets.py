@@ -51,8 +51,27 @@ class Collected(NamedTuple):
     result: Ticket | tuple[()]
 
 
+class CycleExtra(NamedTuple):
+    """What a method on the timetable remembers where the explored share is in the state.
+
+    Attributes:
+      exploration: share of active weights that the next cycle explores, shape (), float32.
+      extra: the method's own state.
+
+    >>> CycleExtra._fields
+    ('exploration', 'extra')
+    """
+
+    exploration: jax.Array
+    extra: PyTree
+
+
 def with_cycles(
-    topology: TopologyTransform, plan: CyclePlan, exploration: float | Schedule = 0.5
+    topology: TopologyTransform,
+    plan: CyclePlan,
+    exploration: float | Schedule = 0.5,
+    *,
+    exploration_in_state: bool = False,
 ) -> TopologyTransform:
     """Put a method on the timetable of Sup-tickets: the masks' part of the method alone.
 
@@ -64,12 +83,16 @@ def with_cycles(
       topology: a method.
       plan: the steps of both phases; without cycles the normal phase is all that is left.
       exploration: share of active weights, in [0, 1], or a schedule `step -> share`.
+      exploration_in_state: whether `exploration`, a number, is only the first value of the share.
+        It then stands in the state, as `exploration` of a `CycleExtra`, and `optax.tree.set(state,
+        exploration=...)` sets it for the cycles to come; `drop_fraction` goes on telling the first.
 
     Returns:
       The method with other values of `due` and `drop_fraction`, which its `update` follows.
 
     Raises:
-      ValueError: if `exploration` or a number of the plan is out of range.
+      ValueError: if `exploration` or a number of the plan is out of range, or a schedule is to be
+        in the state.
       TypeError: if `topology` is no method or `plan` no `CyclePlan`.
 
     Source: Yin et al., *Superposing Many Tickets into One*, UAI 2022, section 3.
@@ -115,7 +138,51 @@ def with_cycles(
         return host.update(key, grads, state, params, step, drop_fraction=rate)
 
     fraction = drop_fraction
-    return host._replace(update=update, due=due, drop_fraction=drop_fraction)
+    timed = host._replace(update=update, due=due, drop_fraction=drop_fraction)
+    if not exploration_in_state:
+        return timed
+    if callable(exploration):
+        raise ValueError("exploration must be a number to be in the state, got a schedule")
+    return _with_share_in_state(timed, exploration, explores)
+
+
+def _with_share_in_state(
+    method: TopologyTransform, first: float, explores: Callable[[Any], Any]
+) -> TopologyTransform:
+    """Return a method whose explorations move the share that its state names."""
+
+    def wrapped(state: TopologyState, share: jax.Array) -> TopologyState:
+        return state._replace(extra=CycleExtra(share, state.extra))
+
+    def own(state: TopologyState) -> TopologyState:
+        return state._replace(extra=state.extra.extra)
+
+    def init(key: jax.Array, params: Params, **options: Any) -> TopologyState:
+        return wrapped(method.init(key, params, **options), jnp.asarray(first, jnp.float32))
+
+    def update(
+        key: jax.Array,
+        grads: Params,
+        state: TopologyState,
+        params: Params,
+        step: Scalar,
+        *,
+        drop_fraction: Scalar | None = None,
+    ) -> TopologyState:
+        share = state.extra.exploration
+        if drop_fraction is None:
+            drop_fraction = jnp.where(explores(step), share, method.drop_fraction(step))
+        moved = method.update(key, grads, own(state), params, step, drop_fraction=drop_fraction)
+        return wrapped(moved, share)
+
+    watch = method.observe
+    if watch is None:
+        return method._replace(init=init, update=update)
+
+    def observe(grads: Params, state: TopologyState) -> TopologyState:
+        return wrapped(watch(grads, own(state)), state.extra.exploration)
+
+    return method._replace(init=init, update=update, observe=observe)
 
 
 def check_plan(plan: Any) -> CyclePlan:
@@ -145,6 +212,7 @@ def sup_tickets(
     key: jax.Array,
     *,
     exploration: float | Schedule = 0.5,
+    exploration_in_state: bool = False,
     superposition: str | Superposition = "cia",
     include_pretrained: bool = True,
     masks: Masks | Ticket | None = None,
@@ -169,6 +237,8 @@ def sup_tickets(
         updates of this transformation.
       key: see `sparsify`.
       exploration: see `with_cycles`.
+      exploration_in_state: see `with_cycles`; with the optimizer state in place of the method's.
+        For cycles that adapt, with `supjax.adaptive`.
       superposition: a name in `supjax.superposition.SUPERPOSITIONS`, with its defaults, or a
         `Superposition`, from `make_superposition`.
       include_pretrained: whether the network at the end of the normal phase is the first member.
@@ -201,7 +271,7 @@ def sup_tickets(
     >>> supjax.count_active(superposed(opt_state, params).params)
     4
     """
-    timetable = with_cycles(topology, plan, exploration)
+    timetable = with_cycles(topology, plan, exploration, exploration_in_state=exploration_in_state)
     if plan.num_cycles == 0:
         raise ValueError(f"sup_tickets needs a plan with at least one cycle, got {plan}")
     rule = make_superposition(superposition) if isinstance(superposition, str) else superposition

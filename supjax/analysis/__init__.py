@@ -5,21 +5,28 @@ from supjax.analysis.calibration import (
     brier,
     ece,
     ensemble_log_probabilities,
+    losses,
     nll,
     reliability_bins,
 )
+from supjax.analysis.diagnosis import Diagnosis, advice, diagnose
 from supjax.analysis.distance import disagreement, kl_divergence, pairwise
 from supjax.analysis.exploration import exploration_rate
 from supjax.analysis.flops import forward_flops, total_flops, train_flops
 from supjax.analysis.path import interpolate, walk
 from supjax.analysis.plane import Plane, loss_plane, plane_coordinates, plane_ticket
 from supjax.analysis.tracing import ACTIVATIONS, layer_flops
+from supjax.paired import Paired, paired_difference
 
 __all__ = [
     "ACTIVATIONS",
+    "Diagnosis",
+    "Paired",
     "Plane",
     "ReliabilityBins",
+    "advice",
     "brier",
+    "diagnose",
     "disagreement",
     "ece",
     "ensemble_log_probabilities",
@@ -29,7 +36,9 @@ __all__ = [
     "kl_divergence",
     "layer_flops",
     "loss_plane",
+    "losses",
     "nll",
+    "paired_difference",
     "pairwise",
     "plane_coordinates",
     "plane_ticket",

@@ -91,6 +91,30 @@ def ece(logits: Any, labels: Any, bins: int = 15) -> jax.Array:
     return jnp.sum(counts * jnp.abs(accuracy - confidence)) / jnp.sum(counts)
 
 
+def losses(logits: Any, labels: Any) -> jax.Array:
+    """Return the negative log-likelihood of every example, `-log p_n,label`, in nats.
+
+    Args:
+      logits: `(examples, classes)`.
+      labels: integers `(examples,)`.
+
+    Returns:
+      An array `(examples,)`, at least 0; what `superpose_scored` and `paired_difference` take.
+
+    Raises:
+      ValueError: shapes that do not fit.
+      TypeError: logits that are not floating-point or labels that are not integers.
+
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    >>> [round(float(loss), 4) for loss in losses(logits, jnp.array([0, 1]))]  # log 4, log 2
+    [1.3863, 0.6931]
+    """
+    logits = check_logits(logits)
+    labels = check_labels(labels, logits)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
+    return -chosen[:, 0]
+
+
 def nll(logits: Any, labels: Any) -> jax.Array:
     """Return the mean negative log-likelihood, `-mean_n log p_n,label`, in nats.
 
@@ -108,10 +132,7 @@ def nll(logits: Any, labels: Any) -> jax.Array:
     >>> round(float(nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0]))), 4)  # log 4
     1.3863
     """
-    logits = check_logits(logits)
-    labels = check_labels(labels, logits)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
-    return -jnp.mean(chosen)
+    return jnp.mean(losses(logits, labels))
 
 
 def brier(logits: Any, labels: Any) -> jax.Array:

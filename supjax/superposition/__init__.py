@@ -10,6 +10,8 @@ from supjax.superposition.caa import caa
 from supjax.superposition.cia import cia
 from supjax.superposition.cima import cima
 from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, averaging_rule
+from supjax.superposition.scored import Candidate, Choice, superpose_scored
+from supjax.superposition.stock import stock
 from supjax.superposition.superpose import superpose, superpose_step
 from supjax.types import Superposition
 
@@ -39,9 +41,12 @@ def make_superposition(name: str, **kwargs: Any) -> Superposition:
 __all__ = [
     "SCOPES",
     "SUPERPOSITIONS",
+    "Candidate",
+    "Choice",
     "averaging_rule",
     "make_superposition",
     "superpose",
+    "superpose_scored",
     "superpose_step",
     *SUPERPOSITIONS,
 ]

@@ -96,7 +96,7 @@ def superpose(
     """
     check_options(density, average, scope, beta)
     members = as_tickets(tickets, filter_fn, density)
-    rule = _rule(average, _common_budget(members, density), scope, beta)
+    rule = _rule(average, common_budget(members, density), scope, beta)
     shares = _weight_arguments(weights, len(members), rule, average)
     state = rule.init(members[0], *shares[0])
     for ticket, share in zip(members[1:], shares[1:], strict=True):
@@ -184,7 +184,7 @@ def _rule(
     return SUPERPOSITIONS[average](**{k: v for k, v in offered.items() if k in taken})
 
 
-def _common_budget(members: Sequence[Ticket], density: float | None) -> Budget:
+def common_budget(members: Sequence[Ticket], density: float | None) -> Budget:
     """Return one budget for all folds: a share's, or what the tickets have on average."""
     if density is not None:
         return budget_of(density, members[0])
