@@ -88,6 +88,7 @@ SHORT_NAMES = {
     "cycle_epochs": "sup_tickets.cycle_epochs",
     "cycle_fraction": "sup_tickets.cycle_fraction",
     "include_pretrained": "sup_tickets.include_pretrained",
+    "select": "sup_tickets.select",
     "batch_stats": "sup_tickets.batch_stats",
 }
 """Words of a config's argument and the fields that they set."""

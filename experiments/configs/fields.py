@@ -16,6 +16,7 @@ from experiments.models import MODEL_NAMES
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
 from supjax.superposition import SCOPES, SUPERPOSITIONS
+from supjax.superposition.scored import LEAST_IMAGES, RULES
 from supjax.topologies import METHODS
 
 INT32 = 2**31 - 1
@@ -204,6 +205,18 @@ FIELDS = (
     Field("sup_tickets.beta", 0.5, SHARE, "cima only"),
     Field("sup_tickets.scope", "global", one_of(SCOPES), "of pruning back to the sparsity"),
     Field("sup_tickets.include_pretrained", True, TRUTH),
+    Field(
+        "sup_tickets.select",
+        "none",
+        one_of(("none", *RULES)),
+        "what takes the result on validation examples; none: the superposition",
+    ),
+    Field(
+        "sup_tickets.force_select",
+        False,
+        TRUTH,
+        f"with fewer than {LEAST_IMAGES} validation examples",
+    ),
     Field(
         "sup_tickets.batch_stats",
         "recompute",

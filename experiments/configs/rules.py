@@ -18,6 +18,7 @@ from experiments.errors import ConfigError
 from supjax.allocation import budget
 from supjax.schedules import CyclePlan
 from supjax.superposition import SUPERPOSITIONS
+from supjax.superposition.scored import LEAST_IMAGES
 from supjax.topologies import METHODS
 
 FACTORIES: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
@@ -136,6 +137,12 @@ def _only_cycles(config: ConfigDict) -> bool:
     return not _plan(config).normal_steps or not (fields.cycle_epochs or fields.cycle_fraction < 1)
 
 
+def _too_few_to_choose(config: ConfigDict) -> bool:
+    fields = config.sup_tickets
+    least = 1 if fields.force_select else LEAST_IMAGES
+    return fields.enabled and fields.select != "none" and config.validation_size < least
+
+
 RELATIONS = (
     Relation(
         "sparsity",
@@ -167,6 +174,12 @@ RELATIONS = (
         "sup_tickets.cycle_fraction",
         "leave epochs for the normal phase",
         lambda c: c.sup_tickets.enabled and _only_cycles(c),
+    ),
+    Relation(
+        "validation_size",
+        f"be at least {LEAST_IMAGES} for sup_tickets.select {{sup_tickets.select}}: a choice on "
+        "fewer fits them (or sup_tickets.force_select=True)",
+        _too_few_to_choose,
     ),
     Relation("topology.ramp_epochs", "ascend within the run's {epochs} epochs", _ramp_outside),
     Relation(

@@ -25,6 +25,10 @@ PRETRAINED = "pretrained"
 """Name of the network at the end of the normal phase."""
 
 
+SELECTED = "selected"
+"""Name of the network that a rule of selection took."""
+
+
 def ticket_name(number: int) -> str:
     """Return the name of ticket `number`, from 1."""
     return f"ticket_{number}"

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def _figures(summary: Mapping[str, Any], workdir: Path | None) -> RenderableType
     on = f" on {device['devices']} x {device['device']}" if device else ""
     lines = [
         *_differences(summary),
+        *_judgement(summary),
         (
             "exploration R_s",
             f"{_format('{:.2%}', summary.get('exploration_rate'))} of the maskable weights were "
@@ -155,7 +156,7 @@ def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Compare the accuracy of a superposed result with what it was made of."""
     networks = summary["networks"]
     result = next(network for network in networks if network["name"] == summary["result"])
-    if result["kind"] != "superposed":
+    if result["kind"] not in ("superposed", "selected"):
         return []
     split = "validation" if _metric(result, "test", "accuracy") is None else "test"
     found: dict[str, list[float]] = {"pretrained": [], "ticket": [], "ensemble": []}
@@ -176,6 +177,34 @@ def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         if values and accuracy is not None
     ]
     return [(f"result ({split})" if not i else "", line) for i, line in enumerate(lines)]
+
+
+def _judgement(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what was chosen on what, and what the neighbouring tickets are to each other."""
+    lines = []
+    if choice := summary.get("choice"):
+        text = (
+            f"{choice['name']}, by {choice['rule']}: loss {_format('{:.4f}', choice['loss'])} +- "
+            f"{_format('{:.4f}', choice['standard_error'])} on {choice['images']} "
+            f"{choice['split']} images"
+        )
+        lines.append(("choice", text))
+    if found := summary.get("diagnosis"):
+        parts = [
+            f"distance {_range('{:.2f}', found['distances'])}",
+            f"disagreement {_range('{:.2%}', found['disagreements'])}",
+            f"barrier {_range('{:+.4f}', found['barriers'])}",
+            f"norm {_format('{:.2f}', found['norm_ratio'])} of a ticket's",
+        ]
+        lines.append(("neighbours", ", ".join(parts)))
+        where = f"on {found['images']} {found['split']} images"
+        lines.append(("diagnosis", f"{found['advice']} ({where})"))
+    return lines
+
+
+def _range(text: str, values: Sequence[float]) -> str:
+    low, high = (_format(text, end) for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _metric(network: Mapping[str, Any], split: str, name: str) -> Any:

@@ -49,6 +49,8 @@ class RunParts(NamedTuple):
       init_batches: training batches on which a method scores the network at the start.
       superposition: the averaging rule.
       include_pretrained: whether the end of the normal phase is its first member.
+      scope: of pruning back, "global" or "layer".
+      select: rule that chooses the result on held-out examples, "none" for the superposition.
       recompute_batches: training batches from which a superposed network's batch-norm statistics
         are estimated; None to average those of its members.
     """
@@ -67,6 +69,8 @@ class RunParts(NamedTuple):
     init_batches: int
     superposition: Superposition
     include_pretrained: bool
+    scope: str
+    select: str
     recompute_batches: int | None
 
     @property
@@ -144,6 +148,8 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             init_batches=config.topology.init_batches,
             superposition=superposition(config),
             include_pretrained=sup.include_pretrained,
+            scope=sup.scope,
+            select=sup.select,
             recompute_batches=recompute_batches(config, steps_per_epoch),
         )
     except (TypeError, ValueError) as error:

@@ -9,11 +9,18 @@ import jax
 import jax.numpy as jnp
 
 import supjax
-from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
+from experiments.records.folder import (
+    PRETRAINED,
+    SELECTED,
+    RunFolder,
+    superposed_name,
+    ticket_name,
+)
 from experiments.records.recorder import Recorder
 from experiments.records.summary import render_table, write_summary
 from experiments.run.build import RunParts
 from experiments.run.host import Clock, wait_for_all
+from experiments.run.judging import SPLIT, Judge
 from experiments.run.plots import plot_run
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
@@ -47,16 +54,17 @@ def finish_run(
     """
     wait_for_all("every kept network is on disk")
     plan, folders = parts.plan, recorder.folders
+    judged = judge_networks(parts, steps, recorder)
     scored = [
         _scored(steps, seeds, folders, {**entry, "file": file}, [file])
-        for file, entry in kept_networks(plan, parts.include_pretrained)
+        for file, entry in kept_networks(plan, parts.include_pretrained, parts.select)
     ]
     tickets = [ticket_name(i + 1) for i in range(plan.num_cycles)]
     if len(tickets) > 1:
         name = f"ensemble of {len(tickets)} tickets"
         entry = {"name": name, "kind": "ensemble", "step": plan.total_steps}
         scored.append(_scored(steps, seeds, folders, entry, tickets))
-    result = superposed_name(plan.num_cycles) if plan.num_cycles else PRETRAINED
+    result = result_name(plan, parts.select)
     seen = seeds.split(jax.device_get(state.train.topology.ever_active))
     summaries = []
     for index, (folder, ever_active) in enumerate(zip(folders, seen, strict=True)):
@@ -64,6 +72,7 @@ def finish_run(
         summary = {
             "result": next(n["name"] for n in networks if n.get("file") == result),
             "networks": networks,
+            **judged[index],
             "exploration_rate": float(exploration_rate(ever_active)),
             "flops": flops(parts, folder.load_ticket(result)),
             "wall_seconds": clock.elapsed,
@@ -92,14 +101,46 @@ def _write(folder: RunFolder, result: str, summary: dict[str, Any]) -> None:
     say(render_table(summary, folder.path))
 
 
+def judge_networks(parts: RunParts, steps: Steps, recorder: Recorder) -> list[dict[str, Any]]:
+    """Return every seed's blocks `diagnosis` and `choice`, and keep the network that was chosen.
+
+    Without held-out examples, or tickets, there is none of them.
+    """
+    folders, primary = recorder.folders, recorder.primary
+    blocks: list[dict[str, Any]] = [{} for _ in folders]
+    if not parts.plan.num_cycles or not steps.source.has_split(SPLIT):
+        return blocks
+    judge = Judge(parts, steps.source)
+    for index, (folder, block) in enumerate(zip(folders, blocks, strict=True)):
+        block["diagnosis"] = judge.diagnosis(folder, index)
+        if parts.select != "none":
+            ticket, block["choice"] = judge.choose(folder, index)
+            if primary:
+                metadata = load_metadata(folder.ticket_file(superposed_name(parts.plan.num_cycles)))
+                save_ticket(folder.ticket_file(SELECTED), ticket, metadata)
+    wait_for_all("what was chosen is on disk")
+    return blocks
+
+
+def result_name(plan: supjax.CyclePlan, select: str) -> str:
+    """Return the name of the network that a run has for its result.
+
+    >>> result_name(supjax.CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1), "none")
+    'superposed_1'
+    """
+    if not plan.num_cycles:
+        return PRETRAINED
+    return superposed_name(plan.num_cycles) if select == "none" else SELECTED
+
+
 def kept_networks(
-    plan: supjax.CyclePlan, include_pretrained: bool
+    plan: supjax.CyclePlan, include_pretrained: bool, select: str
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return file name and description of every network that a run of this plan keeps.
 
     >>> plan = supjax.CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1)
-    >>> [file for file, _ in kept_networks(plan, True)]
-    ['pretrained', 'ticket_1', 'superposed_1']
+    >>> [file for file, _ in kept_networks(plan, True, "guard")]
+    ['pretrained', 'ticket_1', 'superposed_1', 'selected']
     """
     if plan.num_cycles == 0:
         entry = {"name": "final network", "kind": "final", "step": plan.normal_steps}
@@ -113,6 +154,9 @@ def kept_networks(
         members = f"{first}-{i}" if i > first else f"{i}"
         entry = {"name": f"superposed {members}", "kind": "superposed", "step": last_step + 1}
         kept.append((superposed_name(i), entry))
+    if select != "none":
+        entry = {"name": f"chosen by {select}", "kind": "selected", "step": plan.total_steps}
+        kept.append((SELECTED, entry))
     return kept
 
 

@@ -1,13 +1,12 @@
 """Taking tickets out of a run's state and folding them into the superposition."""
 
-from functools import partial
-
 import jax
 
 import supjax
 from experiments.records.folder import PRETRAINED, superposed_name, ticket_name
 from experiments.records.recorder import Recorder
 from experiments.run.build import RunParts
+from experiments.run.judging import Reestimator
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
 from supjax.types import Ticket
@@ -25,7 +24,7 @@ class TicketRecorder:
         self._evaluate = steps.evaluate
         self._recorder = recorder
         self._seeds = seeds
-        self._apply_fn = partial(parts.model.apply, train=True, mutable=["batch_stats"])
+        self._reestimated = Reestimator(parts, steps.source)
         rule = parts.superposition
         self._first, self._fold, self._result = (
             jax.jit(seeds.lift(function)) for function in (rule.init, rule.fold, rule.result)
@@ -80,13 +79,5 @@ class TicketRecorder:
 
     def _with_batch_stats(self, ticket: Ticket) -> Ticket:
         """Return a superposed network with the batch-norm statistics that the run wants."""
-        count = self._parts.recompute_batches
-        if count is None or not jax.tree.leaves(ticket.batch_stats):
-            return ticket
-
-        def recomputed(index: int, own: Ticket) -> Ticket:
-            batches = self._source.training_batches(count, index)
-            return supjax.recompute_batch_stats(self._apply_fn, own, (b.images for b in batches))
-
         own = self._seeds.split(jax.device_get(ticket))
-        return self._seeds.stack([recomputed(i, each) for i, each in enumerate(own)])
+        return self._seeds.stack([self._reestimated(each, i) for i, each in enumerate(own)])

@@ -177,7 +177,8 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
         if not has_superposition(summary):
             setting.base[seed] = accuracy["final"][-1]
             continue
-        setting.sup[seed] = accuracy["superposed"][-1]
+        result = next(n for n in summary["networks"] if n["name"] == summary["result"])
+        setting.sup[seed] = 100 * result["test"]["accuracy"]
         if accuracy["ticket"]:
             setting.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
         if accuracy["ensemble"]:

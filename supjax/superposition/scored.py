@@ -13,6 +13,9 @@ from supjax.superposition.members import as_tickets
 from supjax.superposition.superpose import common_budget
 from supjax.types import LeafFilter, Superposition, SuperpositionState, Ticket
 
+RULES = ("greedy", "pools", "guard")
+"""The rules that look at held-out losses."""
+
 LEAST_IMAGES = 500
 """A choice on fewer held-out examples is refused: on 200 it fitted them, and the test stayed."""
 
@@ -183,7 +186,7 @@ def superpose_scored(
     >>> ticket.params["w"].tolist(), choice.members
     ([[4.0, 2.0, 0.0]], ((2, 0.5), (1, 0.5)))
     """
-    check_choice(rule, "rule", ("greedy", "pools", "guard"))
+    check_choice(rule, "rule", RULES)
     check_choice(scope, "scope", SCOPES)
     if density is not None:
         check_density(density)
@@ -262,7 +265,7 @@ def _guard(
         superposed = _BY_SCORE[inner](judge, singles, mean)
     else:
         if isinstance(inner, Superposition):
-            name, own = "the given rule", inner
+            name, own = "superposition", inner
         else:
             name, own = inner, SUPERPOSITIONS[inner](density=allowed, scope=scope)
         state = own.init(judge.tickets[0])

@@ -11,6 +11,7 @@ from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, t
 from experiments.records.metrics import read_metrics
 from experiments.records.summary import read_summary
 from experiments.run.build import learning_rate_schedule
+from experiments.run.plots.diagnosis import diagnosis_figure
 from experiments.run.plots.masks import layer_density_figure, mask_overlap_figure
 from experiments.run.plots.time import accuracy_figure, learning_rate_figure
 from supjax.schedules import CyclePlan
@@ -87,9 +88,15 @@ def _masks(workdir: Path, name: str) -> Masks:
     return RunFolder(workdir).load_ticket(name).masks
 
 
+def _diagnosis(workdir: Path) -> Figure | None:
+    found = read_summary(workdir).get("diagnosis")
+    return None if found is None else diagnosis_figure(found)
+
+
 DRAWN: dict[str, Callable[[Path], Figure | None]] = {
     "learning_rate.png": _learning_rate,
     "accuracy.png": _accuracy,
     "layer_density.png": _layer_density,
     "mask_overlap.png": _mask_overlap,
+    "diagnosis.png": _diagnosis,
 }
