@@ -77,6 +77,7 @@ SHORT_NAMES = {
     "width": "model.width",
     "dtype": "model.dtype",
     "augment": "augment",
+    "drop_decay": "topology.drop_decay",
     "sup": "sup_tickets.enabled",
     "average": "sup_tickets.average",
     "scope": "sup_tickets.scope",

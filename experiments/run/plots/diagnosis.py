@@ -1,6 +1,7 @@
 """Picture of a run's diagnosis: what neighbouring tickets are to each other."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def diagnosis_figure(diagnosis: Mapping[str, Any]) -> Figure:
     """
     losses = np.array(diagnosis["losses"], float)
     names = ["end", *map(str, range(1, len(losses)))]
-    labels = [f"{a} to {b}" for a, b in zip(names[:-1], names[1:], strict=True)]
+    labels = [f"{a} to {b}" for a, b in pairwise(names)]
     allowed = BARRIER_SHARE * (losses[:-1] + losses[1:]) / 2
     rows = {
         "relative distance": (diagnosis["distances"], BLUE),
@@ -41,7 +42,7 @@ def diagnosis_figure(diagnosis: Mapping[str, Any]) -> Figure:
         panel.set_xticks(places, labels, fontsize=8)
         panel.grid(axis="y", color="0.9", linewidth=0.6)
         panel.set_axisbelow(True)
-    panels[0].set_xlabel("tickets")
+
     panels[1].axhspan(
         100 * HARDLY_DIFFER, 200 * TARGET_DISAGREEMENT, color="0.85", zorder=0, label="target zone"
     )
