@@ -116,14 +116,14 @@ class CycleRates(NamedTuple):
     """The state of an `adaptive_schedule`.
 
     Attributes:
-      count: updates so far, shape (), int32.
+      updates: how many there were, shape (), int32.
       high: highest rate of the cycles to come, shape (), float32.
 
     >>> CycleRates._fields
-    ('count', 'high')
+    ('updates', 'high')
     """
 
-    count: jax.Array
+    updates: jax.Array
     high: jax.Array
 
 
@@ -141,13 +141,13 @@ class AdaptiveSchedule:
     def update(self, state: CycleRates, **extra_args: Any) -> CycleRates:
         """Return the state after one more update."""
         del extra_args
-        return state._replace(count=optax.safe_increment(state.count))
+        return state._replace(updates=optax.safe_increment(state.updates))
 
     def __call__(self, state: CycleRates, **extra_args: Any) -> jax.Array:
         """Return the rate of the next update."""
         del extra_args
         schedule = sup_tickets_schedule(*self._arguments, state.high, **self._options)
-        return jnp.asarray(schedule(state.count), jnp.float32)
+        return jnp.asarray(schedule(state.updates), jnp.float32)
 
 
 def adaptive_schedule(
