@@ -325,7 +325,7 @@ def every(interval: int, *, start: int = 0, stop: int | None = None) -> Callable
 
 
 def cyclic_schedule(
-    low: float, high: Scalar, cycle_steps: int, *, endpoint: bool = True
+    low: Scalar, high: Scalar, cycle_steps: int, *, endpoint: bool = True
 ) -> Schedule:
     """Return the triangular cycle `low -> high -> low`, repeated for ever.
 
@@ -365,7 +365,7 @@ def cyclic_schedule(
 
 
 def sawtooth_schedule(
-    low: float, high: Scalar, cycle_steps: int, *, endpoint: bool = True
+    low: Scalar, high: Scalar, cycle_steps: int, *, endpoint: bool = True
 ) -> Schedule:
     """Return the cycle that jumps to `high` and falls to `low`, repeated for ever.
 
@@ -399,7 +399,7 @@ def sawtooth_schedule(
     return schedule
 
 
-def _check_cycle(low: float, high: Scalar, cycle_steps: int) -> None:
+def _check_cycle(low: Scalar, high: Scalar, cycle_steps: int) -> None:
     if not isinstance(high, jax.Array) and not 0 <= low <= high:  # one in a state is checked there
         raise ValueError(f"the cycle needs 0 <= low <= high, got low={low}, high={high}")
     check_count(cycle_steps, "cycle_steps")
