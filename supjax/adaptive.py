@@ -112,18 +112,79 @@ def next_exploration(
     return jnp.where(recovered, jnp.minimum(2 * share, most), share / 4)
 
 
+class NextCycle(NamedTuple):
+    """What one cycle decides for the next.
+
+    Attributes:
+      high: highest rate, shape ().
+      exploration: share of active weights to explore, shape ().
+      keep: whether the ticket of the last cycle belongs into the mean, shape ().
+
+    >>> NextCycle._fields
+    ('high', 'exploration', 'keep')
+    """
+
+    high: jax.Array
+    exploration: jax.Array
+    keep: jax.Array
+
+
+def next_cycle(
+    high: Scalar,
+    exploration: Scalar,
+    *,
+    disagreement: Scalar,
+    loss: Scalar,
+    previous_loss: Scalar,
+    standard_error: Scalar,
+    middle_loss: Scalar,
+    low: Scalar,
+    peak: Scalar,
+    most: Scalar,
+    target: Scalar = TARGET_DISAGREEMENT,
+) -> NextCycle:
+    """Return the next cycle's numbers: `barrier_check`, else `next_high`; and `next_exploration`.
+
+    Args:
+      high: see `next_high`.
+      exploration: see `next_exploration`.
+      disagreement: see `next_high`.
+      loss: see `next_exploration`.
+      previous_loss: see `next_exploration`.
+      standard_error: see `next_exploration`.
+      middle_loss: loss of the mean of the ticket and the one before, see `barrier_check`.
+      low: see `next_high`.
+      peak: see `next_high`.
+      most: see `next_exploration`.
+      target: see `next_high`.
+
+    Returns:
+      A `NextCycle`.
+
+    >>> numbers = dict(loss=0.4, previous_loss=0.42, standard_error=0.01, low=0.001, peak=0.1)
+    >>> cycle = next_cycle(0.02, 0.1, disagreement=0.03, middle_loss=0.38, most=0.5, **numbers)
+    >>> round(float(cycle.high), 4), round(float(cycle.exploration), 4), bool(cycle.keep)
+    (0.01, 0.2, True)
+    """
+    barrier = barrier_check(middle_loss, previous_loss, loss, high, low=low)
+    apart = next_high(high, disagreement, low=low, peak=peak, target=target)
+    share = next_exploration(exploration, loss, previous_loss, standard_error, most=most)
+    rate = jnp.where(barrier.crossed, barrier.high, apart)
+    return NextCycle(rate, share, ~barrier.crossed)
+
+
 class CycleRates(NamedTuple):
     """The state of an `adaptive_schedule`.
 
     Attributes:
-      count: updates so far, shape (), int32.
+      updates: how many there were, shape (), int32.
       high: highest rate of the cycles to come, shape (), float32.
 
     >>> CycleRates._fields
-    ('count', 'high')
+    ('updates', 'high')
     """
 
-    count: jax.Array
+    updates: jax.Array
     high: jax.Array
 
 
@@ -141,13 +202,13 @@ class AdaptiveSchedule:
     def update(self, state: CycleRates, **extra_args: Any) -> CycleRates:
         """Return the state after one more update."""
         del extra_args
-        return state._replace(count=optax.safe_increment(state.count))
+        return state._replace(updates=optax.safe_increment(state.updates))
 
     def __call__(self, state: CycleRates, **extra_args: Any) -> jax.Array:
         """Return the rate of the next update."""
         del extra_args
         schedule = sup_tickets_schedule(*self._arguments, state.high, **self._options)
-        return jnp.asarray(schedule(state.count), jnp.float32)
+        return jnp.asarray(schedule(state.updates), jnp.float32)
 
 
 def adaptive_schedule(

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from supjax.axes import stack_axes
 from supjax.repair import PreactivationsFn
 from supjax.trees import named_leaves, rehang
 
@@ -12,8 +13,8 @@ def linen_preactivations(module: Any, **options: Any) -> PreactivationsFn:
     """Return the function that gives what every layer of a linen module yields.
 
     A layer is a submodule that holds a parameter `kernel` itself, such as `nn.Dense` and `nn.Conv`.
-    One that is called several times gives what all calls yield; one whose outputs do not have the
-    channels of its kernel last is left out.
+    One that is called several times gives what all calls yield. Left out are layers whose outputs
+    do not have the channels of their kernel last, and stacks of layers (`nn.scan`, `nn.vmap`).
 
     Args:
       module: a `flax.linen.Module`.
@@ -103,7 +104,13 @@ def _recording(kind: type, outputs: list[Any]) -> type:
 
 
 def _kernels(params: Any) -> dict[str, Any]:
-    return {k: v for k, v in named_leaves(params).items() if k.rpartition("/")[2] == "kernel"}
+    """Return the kernels of single layers by path."""
+    stacks = stack_axes(params)
+    return {
+        path: leaf
+        for path, leaf in named_leaves(params).items()
+        if path.rpartition("/")[2] == "kernel" and path not in stacks
+    }
 
 
 def _joined(calls: dict[str, list[Any]], kernels: dict[str, Any]) -> dict[str, Any]:

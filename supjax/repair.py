@@ -80,7 +80,8 @@ def repair(
 
     Raises:
       ValueError: no members or batches, shares that do not fit, a path that names no kernel, a
-        kernel that holds a stack of layers, or channels that are not the kernel's.
+        kernel that holds a stack of layers, channels that are not the kernel's, or
+        pre-activations that are not finite.
 
     Source: Jordan et al., *REPAIR: REnormalizing Permuted Activations for Interpolation Repair*,
     ICLR 2023, section 4 (without shrinking).
@@ -134,8 +135,10 @@ def _checked_shares(shares: Sequence[float] | None, count: int) -> np.ndarray:
     if shares is None:
         return np.full(count, 1 / count)
     found = np.asarray(shares, np.float64)
-    if found.shape != (count,) or not np.isclose(found.sum(), 1):
-        raise ValueError(f"shares must be {count} numbers that add up to 1, got {list(shares)}")
+    if found.shape != (count,) or not (found >= 0).all() or not np.isclose(found.sum(), 1):
+        raise ValueError(
+            f"shares must be {count} numbers of at least 0 that add up to 1, got {list(shares)}"
+        )
     return found
 
 
@@ -214,10 +217,13 @@ def _meter(
 
     def measure(ticket: Ticket) -> dict[str, _Moments]:
         found = jax.device_get([of_batch(ticket, inputs) for inputs in data])
-        return {
-            path: _Moments(*(np.array([b[path][i] for b in found], np.float64) for i in (0, 1)))
-            for path in layers
-        }
+        moments = {}
+        for path in layers:
+            values = np.array([batch[path] for batch in found], np.float64)
+            if not np.isfinite(values).all():
+                raise ValueError(f"pre-activations of {path!r} are infinite or nan")
+            moments[path] = _Moments(values[:, 0], values[:, 1])
+        return moments
 
     return measure
 

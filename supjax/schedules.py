@@ -15,7 +15,7 @@ import numpy as np
 
 from supjax.allocation import exact
 from supjax.checks import check_choice, check_count, check_density, check_fraction
-from supjax.types import Schedule
+from supjax.types import Scalar, Schedule
 
 
 class CyclePlan(NamedTuple):
@@ -335,7 +335,7 @@ def every(interval: int, *, start: int = 0, stop: int | None = None) -> Callable
 
 
 def cyclic_schedule(
-    low: float, high: float, cycle_steps: int, *, endpoint: bool = True
+    low: Scalar, high: Scalar, cycle_steps: int, *, endpoint: bool = True
 ) -> Schedule:
     """Return the triangular cycle `low -> high -> low`, repeated for ever.
 
@@ -375,7 +375,7 @@ def cyclic_schedule(
 
 
 def sawtooth_schedule(
-    low: float, high: float, cycle_steps: int, *, endpoint: bool = True
+    low: Scalar, high: Scalar, cycle_steps: int, *, endpoint: bool = True
 ) -> Schedule:
     """Return the cycle that jumps to `high` and falls to `low`, repeated for ever.
 
@@ -409,7 +409,7 @@ def sawtooth_schedule(
     return schedule
 
 
-def _check_cycle(low: float, high: float, cycle_steps: int) -> None:
+def _check_cycle(low: Scalar, high: Scalar, cycle_steps: int) -> None:
     if not isinstance(high, jax.Array) and not 0 <= low <= high:  # one in a state is checked there
         raise ValueError(f"the cycle needs 0 <= low <= high, got low={low}, high={high}")
     check_count(cycle_steps, "cycle_steps")
@@ -423,7 +423,7 @@ def sup_tickets_schedule(
     normal: Schedule,
     plan: CyclePlan,
     low: float,
-    high: float,
+    high: Scalar,
     *,
     cycle: str = "triangular",
     endpoint: bool = True,

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supjax.adaptive import barrier_check, first_exploration, next_exploration, next_high
+from supjax.adaptive import (
+    barrier_check,
+    first_exploration,
+    next_cycle,
+    next_exploration,
+    next_high,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +73,24 @@ def test_the_barrier_by_hand(middle, crossed, high):
 
 def test_the_rate_does_not_fall_below_low():
     assert barrier_check(9.0, 0.3, 0.5, 0.01, low=0.008).high == jnp.float32(0.008)
+
+
+@pytest.mark.parametrize(
+    ("middle", "loss", "expected"),
+    [
+        (0.4, 0.4, (0.04, 0.2, True)),  # twice the rate for half the disagreement
+        (0.6, 0.4, (0.01, 0.2, False)),  # a barrier halves it, whatever the disagreement says
+        (0.45, 0.5, (0.04, 0.025, True)),  # untrained growth
+        (jnp.nan, jnp.nan, (0.01, 0.025, False)),
+    ],
+)
+def test_a_cycle_decides_the_next_one_in_one_compiled_step(middle, loss, expected):
+    @jax.jit
+    def decide(high, share, loss, middle):
+        numbers = {"previous_loss": 0.4, "standard_error": 0.01, "disagreement": 0.0075}
+        limits = {"low": 0.001, "peak": 0.1, "most": 0.5}
+        return next_cycle(high, share, loss=loss, middle_loss=middle, **numbers, **limits)
+
+    found = decide(0.02, 0.1, loss, middle)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-6)
+    assert bool(found.keep) == expected[2]

@@ -276,7 +276,7 @@ WIDE = Ticket({"w": jnp.ones((1, 2)), "b": jnp.ones(1)}, {"w": None, "b": None})
         ({"batches": []}, "batches is empty: at least one batch is needed"),
         (
             {"shares": [0.5]},
-            "shares must be 1 numbers that add up to 1, got [0.5]",
+            "shares must be 1 numbers of at least 0 that add up to 1, got [0.5]",
         ),
         (
             {"apply_fn": lambda variables, x: {"v": x}},
@@ -321,3 +321,44 @@ def test_a_stack_of_layers_is_refused():
 
     with pytest.raises(ValueError, match="'up/kernel' holds a stack of them"):
         repair(apply_fn, [ticket], ticket, [jnp.ones((2, 2))])
+
+
+def test_what_is_not_finite_is_refused():
+    bad = column(jnp.nan, 0.0)
+    with pytest.raises(ValueError, match=r"^pre-activations of 'w' are infinite or nan$"):
+        repair(affine, [bad], column(1.0, 0.0), [jnp.ones((2, 1))])
+
+
+class Scanned(nn.Module):
+    """A stack of two layers between two that stand alone."""
+
+    @nn.compact
+    def __call__(self, x):
+        stack = nn.scan(
+            lambda layer, x, _: (nn.relu(layer(x)), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=2,
+        )
+        x = nn.Dense(4, name="before")(x)
+        x, _ = stack(nn.Dense(4, name="stack"), x, None)
+        return nn.Dense(3, name="after")(x)
+
+
+def test_stacks_are_left_as_they_are_and_low_precision_stays():
+    model, x = Scanned(), jax.random.normal(jax.random.key(0), (32, 5))
+    params = model.init(jax.random.key(1), x)["params"]
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    member = Ticket(params, supjax.dense_masks(params))
+    result = member._replace(params=with_leaf(params, "kernel", lambda w: w / 2))
+    mended = repair(supjax.linen_preactivations(model), [member], result, [x])
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(mended.params)}
+    assert dtypes == {jnp.dtype(jnp.bfloat16)}
+    np.testing.assert_array_equal(
+        mended.params["stack"]["kernel"], result.params["stack"]["kernel"]
+    )
+    np.testing.assert_allclose(
+        mended.params["before"]["kernel"].astype(float),
+        params["before"]["kernel"].astype(float),
+        rtol=1e-2,
+    )

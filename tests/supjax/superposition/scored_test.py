@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import supjax
 from supjax import Ticket, superpose, superpose_scored
+from supjax.superposition import SUPERPOSITIONS
 from supjax.superposition.scored import LEAST_IMAGES, POOL_SHARES
 from tests.helpers.counting_rule import counting
 
@@ -262,7 +263,7 @@ def changing():
             score,
             {"inner": "swa"},
             ValueError,
-            "inner must be one of ['caa', 'cia', 'cima', 'greedy', 'pools', 'stock'], got 'swa'",
+            f"inner must be one of {sorted([*SUPERPOSITIONS, 'greedy', 'pools'])}, got 'swa'",
         ),
         (
             score,

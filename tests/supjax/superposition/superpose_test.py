@@ -209,6 +209,8 @@ def test_bfloat16_tickets_stay_bfloat16():
 
 
 WIDE = {"a": jnp.ones((1, 3))}
+KNOWN = sorted(supjax.superposition.SUPERPOSITIONS)
+
 BAD = [
     (lambda: superpose([]), "superpose needs at least one ticket, got none"),
     (lambda: superpose(()), "superpose needs at least one ticket, got none"),
@@ -229,7 +231,7 @@ BAD = [
     ),
     (lambda: superpose([ONE], density=0), "density must be in (0, 1], got 0"),
     (lambda: superpose([ONE], density=1.5), "density must be in (0, 1], got 1.5"),
-    (lambda: superpose([ONE], average="mean"), "average must be one of ['caa', 'cia', 'cima'], "),
+    (lambda: superpose([ONE], average="mean"), f"average must be one of {KNOWN}, got 'mean'"),
     (lambda: superpose([ONE], scope="net"), "scope must be one of ['global', 'layer'], got 'net'"),
     (lambda: superpose([ONE], beta=1.1), "beta must be in [0, 1], got 1.1"),
     (lambda: superpose([ONE], weights=[1, 2]), "weights must be 1 positive numbers, got [1, 2]"),
