@@ -296,7 +296,8 @@ def superposed(opt_state: Any, params: Params) -> Ticket:
             )
         ticket = collected.result if collected.result != () else collected.state.ticket
         weights |= named_leaves(ticket.params, "superposition")
-        masks |= named_leaves(ticket.masks, "masks")
+        folded = named_leaves(ticket.masks, "masks").items()
+        masks |= {name: mask for name, mask in folded if mask is not None}  # None: frozen or dense
 
     def on_params(leaves: dict[str, Any]) -> PyTree:
         return map_named(lambda name, leaf: leaves.get(name, leaf), params)
