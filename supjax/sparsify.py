@@ -280,6 +280,11 @@ def network(params: Params) -> Params:
     return params.slow if isinstance(params, optax.LookaheadParams) else params
 
 
+def arrays_of(params: Params) -> Params:
+    """Return the network's arrays, None for other leaves, such as activations of Equinox."""
+    return map_named(lambda name, leaf: leaf if hasattr(leaf, "dtype") else None, network(params))
+
+
 def sparse_params(params: Params, opt_state: Any) -> Params:
     """Return the weights masked by the masks inside an optimizer state that holds `sparsify`'s.
 
@@ -311,6 +316,7 @@ def take_ticket(params: Params, opt_state: Any, batch_stats: PyTree | None = Non
 
     Args:
       params: the current weights, see `sparse_params`; of `optax.LookaheadParams` the slow ones.
+        Leaves that are no arrays, as a whole Equinox module has, become None.
       opt_state: see `sparse_params`.
       batch_stats: running statistics of batch norm, if the network has some.
 
@@ -328,7 +334,7 @@ def take_ticket(params: Params, opt_state: Any, batch_stats: PyTree | None = Non
     >>> supjax.count_active(take_ticket(params, tx.init(params)).masks)
     4
     """
-    params = network(params)
+    params = arrays_of(params)
     masks = current_masks(params, opt_state)
     ticket = Ticket(apply_masks(params, masks), masks, {} if batch_stats is None else batch_stats)
     return jax.tree.map(jnp.copy, ticket)
