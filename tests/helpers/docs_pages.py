@@ -53,9 +53,12 @@ def shown_output(text: str) -> str:
 def form_of(output: str) -> str:
     """Return an output without its digits, which differ between machines, and its spacing.
 
+    Nor does it hold the counts of a stack's layers, which are shown where they differ.
+
     >>> form_of("loss   0.123\\n")
     'loss #'
     """
+    output = re.sub(r" \([\d,]+ to [\d,]+ each\)", "", output)
     return " ".join(re.sub(r"\d[\d,.]*", "#", output).split())
 
 
