@@ -241,7 +241,7 @@ def warn_of_dense(params: Params, filter_fn: LeafFilter | None) -> None:
     """
     if filter_fn is not None and filter_fn is not kernels:
         return
-    leaves = {p: leaf for p, leaf in named_leaves(params, "params").items() if leaf is not None}
+    leaves = {p: x for p, x in named_leaves(params, "params").items() if hasattr(x, "shape")}
     sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
     dense = left_dense(params)
     stacks = {path: stack for path, stack in stack_axes(params).items() if path not in dense}

@@ -112,6 +112,15 @@ def trained_weights(params: Params) -> Params:
     return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 
+def trained_only(tree: PyTree, frozen: Names) -> PyTree:
+    """Return a tree with None in place of its frozen leaves.
+
+    >>> trained_only({"base": 1, "head": 2}, frozenset({"base"}))
+    {'base': None, 'head': 2}
+    """
+    return map_named(lambda name, leaf: None if name in frozen else leaf, tree)
+
+
 def without_frozen(topology: TopologyTransform, frozen: Names) -> TopologyTransform:
     """Return the method as it is for the leaves that are trained; it never sees the others.
 
@@ -129,7 +138,7 @@ def without_frozen(topology: TopologyTransform, frozen: Names) -> TopologyTransf
         return topology
 
     def seen(tree: PyTree) -> PyTree:
-        return map_named(lambda name, leaf: None if name in frozen else leaf, tree)
+        return trained_only(tree, frozen)
 
     def seen_state(state: TopologyState) -> TopologyState:
         return TopologyState(seen(state.masks), seen(state.ever_active), state.extra)

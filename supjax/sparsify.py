@@ -9,7 +9,7 @@ import optax
 
 from supjax.bits import pack_masks, unpack_masks
 from supjax.checks import check_key, check_trainer
-from supjax.frozen import frozen_leaves, trained_weights, without_frozen
+from supjax.frozen import Names, frozen_leaves, trained_only, trained_weights, without_frozen
 from supjax.masked_update import masked_update, with_masks
 from supjax.masks import apply_masks, check_masks, count_true, given_masks
 from supjax.trees import map_named, named_leaves, rehang
@@ -74,7 +74,8 @@ class Collector(NamedTuple):
     """What `sup_tickets` adds to `sparsify`: networks that are folded into a tree on some steps.
 
     Attributes:
-      init: `(params, masks) -> tree` before the first.
+      init: `(params, masks) -> tree` before the first; the masks of frozen leaves are None, so
+        that no pruning of the tree touches what the optimizer never trains.
       due: `step -> bool`, whether the network after this step is one.
       fold: `(tree, params, masks) -> tree` with one more.
     """
@@ -162,20 +163,23 @@ def sparse_transformation(
     check_trainer(tx, topology)
     impl = jax.random.key_impl(check_key(key))
     tx = optax.with_extra_args_support(tx)
-    methods: dict[Any, TopologyTransform] = {}
+    methods: dict[Any, tuple[TopologyTransform, Names]] = {}
 
-    def method_for(params: Params) -> TopologyTransform:
+    def method_for(params: Params) -> tuple[TopologyTransform, Names]:
+        """Return the method for what is trained, and the names of the rest."""
         leaves = named_leaves(params, "params")
         shapes = tuple((name, getattr(leaf, "shape", None)) for name, leaf in leaves.items())
         if shapes not in methods:
-            methods[shapes] = without_frozen(topology, frozen_leaves(tx, params))
+            frozen = frozen_leaves(tx, params)
+            methods[shapes] = without_frozen(topology, frozen), frozen
         return methods[shapes]
 
     def init_fn(params: Params) -> SparsifyState:
         first, rest = jax.random.split(key)
         weights = trained_weights(params)
         given = {} if masks is None else {"masks": given_masks(weights, masks)}
-        state = method_for(params).init(first, weights, **given)
+        method, frozen = method_for(params)
+        state = method.init(first, weights, **given)
         start = apply_masks(params, with_masks(params, state.masks))
         return SparsifyState(
             inner=tx.init(start),
@@ -184,7 +188,7 @@ def sparse_transformation(
             extra=state.extra,
             step=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(rest),
-            superposition=collector.init(network(start), state.masks),
+            superposition=collector.init(network(start), trained_only(state.masks, frozen)),
         )
 
     def update_fn(
@@ -192,7 +196,7 @@ def sparse_transformation(
     ) -> tuple[Params, SparsifyState]:
         if params is None:
             raise ValueError("sparsify needs the weights: call update(grads, state, params)")
-        given, method = params, method_for(params)
+        given, (method, frozen) = params, method_for(params)
         grads = rehang(updates, state.ever_active, ("gradients", "masks"))
         params = _on_nodes(params, state.ever_active)
         if method.observe is not None:
@@ -214,7 +218,8 @@ def sparse_transformation(
 
         def collect(after: SparsifyState) -> SparsifyState:
             moved = optax.apply_updates(params, step_with(_both(state.bits, after.bits))[0])
-            folded = collector.fold(after.superposition, network(moved), after.topology.masks)
+            masks = trained_only(after.topology.masks, frozen)
+            folded = collector.fold(after.superposition, network(moved), masks)
             return after._replace(superposition=folded)
 
         def rarely(carry: SparsifyState) -> SparsifyState:
@@ -275,6 +280,11 @@ def network(params: Params) -> Params:
     return params.slow if isinstance(params, optax.LookaheadParams) else params
 
 
+def arrays_of(params: Params) -> Params:
+    """Return the network's arrays, None for other leaves, such as activations of Equinox."""
+    return map_named(lambda name, leaf: leaf if hasattr(leaf, "dtype") else None, network(params))
+
+
 def sparse_params(params: Params, opt_state: Any) -> Params:
     """Return the weights masked by the masks inside an optimizer state that holds `sparsify`'s.
 
@@ -306,6 +316,7 @@ def take_ticket(params: Params, opt_state: Any, batch_stats: PyTree | None = Non
 
     Args:
       params: the current weights, see `sparse_params`; of `optax.LookaheadParams` the slow ones.
+        Leaves that are no arrays, as a whole Equinox module has, become None.
       opt_state: see `sparse_params`.
       batch_stats: running statistics of batch norm, if the network has some.
 
@@ -323,7 +334,7 @@ def take_ticket(params: Params, opt_state: Any, batch_stats: PyTree | None = Non
     >>> supjax.count_active(take_ticket(params, tx.init(params)).masks)
     4
     """
-    params = network(params)
+    params = arrays_of(params)
     masks = current_masks(params, opt_state)
     ticket = Ticket(apply_masks(params, masks), masks, {} if batch_stats is None else batch_stats)
     return jax.tree.map(jnp.copy, ticket)

@@ -13,8 +13,8 @@ from supjax.masks import apply_masks
 from supjax.schedules import CyclePlan
 from supjax.sparsify import (
     Collector,
+    arrays_of,
     current_masks,
-    network,
     sparse_transformation,
     sparsify_states,
 )
@@ -334,7 +334,8 @@ def superposed(opt_state: Any, params: Params) -> Ticket:
       opt_state: state of a `sup_tickets` optimizer, possibly wrapped by other transformations or
         in `nnx.Optimizer`. Where it holds several, the result has the weights of all of them.
       params: the current weights, for their structure. Weights that belong to no `sup_tickets`
-        (of another group, with `optax.multi_transform`) are taken from here.
+        (of another group, with `optax.multi_transform`) are taken from here; leaves that are no
+        arrays become None.
 
     Returns:
       The ticket, on the nodes of the params, without batch-norm statistics. All arrays are copies.
@@ -348,7 +349,7 @@ def superposed(opt_state: Any, params: Params) -> Ticket:
       ...
     ValueError: the optimizer state holds no SparsifyState: wrap the optimizer with sparsify
     """
-    params = network(params)
+    params = arrays_of(params)
     states = sparsify_states(opt_state)
     masks = named_leaves(current_masks(params, opt_state), "masks")
     weights: dict[str, Any] = {}
@@ -366,7 +367,8 @@ def superposed(opt_state: Any, params: Params) -> Ticket:
             )
         ticket = collected.result if collected.result != () else collected.state.ticket
         weights |= named_leaves(ticket.params, "superposition")
-        masks |= named_leaves(ticket.masks, "masks")
+        folded = named_leaves(ticket.masks, "masks").items()
+        masks |= {name: mask for name, mask in folded if mask is not None}  # None: frozen or dense
 
     def on_params(leaves: dict[str, Any]) -> PyTree:
         return map_named(lambda name, leaf: leaves.get(name, leaf), params)

@@ -1,7 +1,10 @@
 """What the pages say runs: every block of Python, every command, every link."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -19,35 +22,60 @@ from tests.helpers.docs_pages import (
     commands,
     config_of,
     flag_values,
+    form_of,
     page_name,
+    program,
     prose,
+    shown_output,
 )
 from tests.helpers.registry import restored
-
-PRELUDE = {
-    "README.md": "import jax.numpy as jnp\nparams, tickets = {'kernel': jnp.ones((4, 5))}, []\n"
-}
-"""What a page takes for granted before its first block."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=page_name)
 
 
-@pages
-def test_blocks_of_python_run_in_order(page):
-    namespace = {}
-    exec(PRELUDE.get(page_name(page), ""), namespace)
+def run_here(page):
+    """Run a page's program in this process."""
     outside = jax.numpy_rank_promotion("allow")  # as it is outside of this suite
     with outside, restored(METHODS, SUPERPOSITIONS, KNOWN_SETS):
-        for block in blocks(page.read_text()):
-            if block.language == "python":
-                source = "\n" * block.line + block.code
-                exec(compile(source, page, "exec"), namespace)
+        exec(compile(program(page.read_text()), page, "exec"), {"__name__": page.stem})
+
+
+def run_alone(page, folder):
+    """Run a page's program in a process of its own, as a reader does; return what it prints."""
+    file = folder / "program.py"
+    file.write_text(program(page.read_text()))
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    command = [sys.executable, "-W", "error", str(file)]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pages
+def test_a_page_is_a_program_that_runs_and_prints_what_it_shows(
+    page, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if "XLA_FLAGS" in program(page.read_text()):  # read when jax starts
+        printed = run_alone(page, tmp_path)
+    else:
+        run_here(page)
+        printed = capsys.readouterr().out
+    shown = shown_output(page.read_text())
+    assert not shown or form_of(printed) == form_of(shown)
 
 
 @pages
 def test_every_block_is_of_a_known_kind(page):
     text = page.read_text()
-    assert {block.language for block in blocks(text)} <= {"python", "sh", ""}
+    assert {block.language for block in blocks(text)} <= {"python", "sh", "text", ""}
     assert "```" not in prose(text), "a fence is not closed"
 
 
@@ -117,5 +145,12 @@ def test_the_index_lists_every_page():
 
 def test_the_pages_are_found_from_a_few_known_ones():
     names = {page_name(page) for page in PAGES}
-    assert {"README.md", "docs/index.md", "docs/methods/rigl.md"} <= names
+    assert {"README.md", "docs/index.md", "docs/methods/rigl.md", "docs/guides/nnx.md"} <= names
     assert sum(len(blocks(page.read_text())) for page in PAGES) > 30
+
+
+def test_every_guide_shows_what_its_program_prints():
+    guides = {page_name(page): page.read_text() for page in PAGES if page.parent.name == "guides"}
+    assert len(guides) >= 5
+    assert all(shown_output(text) for text in guides.values())
+    assert shown_output((ROOT / "README.md").read_text())

@@ -36,6 +36,32 @@ def blocks(text: str) -> list[Block]:
     ]
 
 
+def program(text: str) -> str:
+    """Return all blocks of Python of a page, every line with the number that it has there."""
+    lines: list[str] = []
+    for block in blocks(text):
+        if block.language == "python":
+            lines += [""] * (block.line - len(lines)) + block.code.splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def shown_output(text: str) -> str:
+    """Return what the page says that its blocks of Python print: the blocks of text."""
+    return "".join(block.code for block in blocks(text) if block.language == "text")
+
+
+def form_of(output: str) -> str:
+    """Return an output without its digits, which differ between machines, and its spacing.
+
+    Nor does it hold the counts of a stack's layers, which are shown where they differ.
+
+    >>> form_of("loss   0.123\\n")
+    'loss #'
+    """
+    output = re.sub(r" \([\d,]+ to [\d,]+ each\)", "", output)
+    return " ".join(re.sub(r"\d[\d,.]*", "#", output).split())
+
+
 def prose(text: str) -> str:
     """Return a page without its fenced blocks."""
     return _FENCE.sub("", text)

@@ -102,6 +102,34 @@ def test_a_frozen_leaf_keeps_the_masks_that_it_is_given():
     assert supjax.iou(now["head"], masks["head"]) < 1
 
 
+@pytest.mark.parametrize("rule", ["cia", "caa", "cima"])
+def test_a_superposition_prunes_nothing_of_a_frozen_leaf(rule):
+    """Its small weights do not make room for the union of what the others grew."""
+    masks = supjax.init_masks(jax.random.key(2), PARAMS, 0.5)
+    params = supjax.apply_masks({"base": PARAMS["base"] / 1000, "head": PARAMS["head"]}, masks)
+    sparse = supjax.sup_tickets(
+        OPTIMIZERS["partition"][0],
+        supjax.make_topology("set", density=0.5),
+        supjax.CyclePlan(normal_steps=1, cycle_steps=2, num_cycles=3),
+        jax.random.key(0),
+        superposition=rule,
+        masks=masks,
+    )
+    state, weights = sparse.init(params), params
+
+    @jax.jit
+    def step(weights, state):
+        updates, state = sparse.update(jax.tree.map(jnp.cos, weights), state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    for _ in range(7):
+        weights, state = step(weights, state)
+    result = supjax.superposed(state, weights)
+    np.testing.assert_array_equal(result.params["base"], params["base"])
+    np.testing.assert_array_equal(result.masks["base"], masks["base"])
+    assert supjax.count_active(result.masks) == supjax.count_active(masks)
+
+
 def test_a_method_without_frozen_leaves_is_itself():
     topology = supjax.make_topology("rigl", density=0.5)
     assert without_frozen(topology, frozenset()) is topology

@@ -169,3 +169,33 @@ def test_plain_params(container):
         runs.append((params, opt_state.topology.masks, loss))
     assert type(params) is container
     check(runs, maskable=6 * 9 + 9 * 4, everything=6 * 9 + 9 * 4 + 9)
+
+
+def test_a_whole_equinox_module_whose_activation_is_a_leaf():
+    """Its own loop: state of the filtered module, helpers on the module itself."""
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(6, 4, 16, depth=1, key=jax.random.key(0))
+    plan = supjax.CyclePlan(normal_steps=1, cycle_steps=2, num_cycles=1)
+    topology = supjax.make_topology("rigl", density=DENSITY, update_every=EVERY)
+    tx = supjax.sup_tickets(optax.sgd(0.1), topology, plan, jax.random.key(1))
+    with pytest.raises(TypeError, match=r"^params must be arrays, got .* at 'activation'$"):
+        tx.init(model)
+    opt_state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+    model = supjax.sparse_params(model, opt_state)
+
+    @eqx.filter_jit
+    def step(model, opt_state):
+        grads = eqx.filter_grad(lambda m: loss_of(jax.vmap(m)(X)))(model)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return eqx.apply_updates(model, updates), opt_state
+
+    for _ in range(plan.total_steps):
+        model, opt_state = step(model, opt_state)
+    supjax.check_sparse(model, opt_state)
+    filtered = eqx.filter(model, eqx.is_inexact_array)
+    for found in (supjax.take_ticket(model, opt_state), supjax.superposed(opt_state, model)):
+        assert jax.tree.structure(found.params) == jax.tree.structure(filtered)
+        assert supjax.count_active(found.masks) == round(DENSITY * 160)
+        again = eqx.combine(found.params, model)
+        assert jax.vmap(again)(X).shape == (24, 4)
