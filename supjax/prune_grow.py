@@ -74,7 +74,7 @@ def layer_sizes(masks: Masks, stacks: Stacks | None = None) -> jax.Array:
     return jnp.asarray(sizes, jnp.int32)
 
 
-def _layer_by_layer(
+def layer_by_layer(
     choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     masks: Masks,
     scores: PyTree,
@@ -117,7 +117,7 @@ def drop_smallest(
     [True, False, False]
     """
     kept = active_counts(masks, stacks) - jnp.asarray(counts)
-    return _layer_by_layer(lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks)
+    return layer_by_layer(lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks)
 
 
 def grow_largest(
@@ -141,7 +141,7 @@ def grow_largest(
     >>> grow_largest(masks, scores, jnp.array([1]))["w"].tolist()
     [True, False, True]
     """
-    return _layer_by_layer(
+    return layer_by_layer(
         lambda m, s, n: m | top_k_mask(s, n, where=~m), masks, scores, jnp.asarray(counts), stacks
     )
 

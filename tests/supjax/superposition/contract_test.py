@@ -278,7 +278,7 @@ def test_the_registry_names_what_it_takes():
         (
             lambda: superpose(TICKETS, average=RULES["cia"](), density=0.5),
             ValueError,
-            "density, scope and beta are arguments of the rule that average= brings",
+            "density, scope, beta and axes_fn are arguments of the rule that average= brings",
         ),
     ]
     for call, error, message in cases:
