@@ -19,9 +19,9 @@ def mask_optimizer_state(
 
     Momentum, both Adam moments, accumulated gradients: whatever `optax.tree.map_params` finds
     that has a weight's shape gets the value there that `tx.init` gives to a zero weight. That is
-    zero for all of these; AdaGrad's accumulator and Rprop's step sizes start elsewhere. The same goes
-    for copies that are stacked along leading axes: the history of `optax.lbfgs`, whose pairs then
-    speak of the active weights alone. Factored statistics of other shapes are left alone.
+    zero for all of these; AdaGrad's accumulator and Rprop's step sizes start elsewhere. The same
+    goes for copies stacked along leading axes, the history of `optax.lbfgs`, whose pairs then speak
+    of the active weights alone. Factored statistics of other shapes are left alone.
 
     Args:
       tx: the optimizer that made the state.

@@ -81,7 +81,14 @@ def layer_by_layer(
     counts: jax.Array,
     stacks: Stacks | None,
 ) -> Masks:
-    """Return the masks `choose(mask, scores, count)` of every layer."""
+    """Return the masks `choose(mask, scores, count)` of every layer.
+
+    >>> import jax.numpy as jnp
+    >>> masks, scores = {"w": jnp.ones((2, 2), bool)}, {"w": jnp.array([[1.0, 2.0], [4.0, 3.0]])}
+    >>> largest = lambda mask, score, count: top_k_mask(score, count, where=mask)
+    >>> layer_by_layer(largest, masks, scores, jnp.array([1, 1]), {"w": (0,)})["w"].tolist()
+    [[False, True], [True, False]]
+    """
     chosen, first = [], 0
     values = jax.tree.leaves(_sparse_only(scores, masks))
     for (mask, stack), score in zip(stacked_leaves(masks, stacks), values, strict=True):

@@ -18,11 +18,19 @@ MOMENTUM = 0.9
 
 
 class Network(NamedTuple):
-    """Weights, statistics and `(variables, x) -> (logits, {"batch_stats": ...})` in training."""
+    """The network as a framework holds it.
+
+    Attributes:
+      params: its weights.
+      stats: its batch-norm statistics; all means are leaves before all variances.
+      apply_fn: `(variables, x) -> (logits, {"batch_stats": ...})` in training.
+      first_layer: `params -> (kernel, bias)` of the layer before the norm.
+    """
 
     params: Any
     stats: Any
     apply_fn: Callable[[Any, Any], Any]
+    first_layer: Callable[[Any], tuple[Any, Any]]
 
 
 class LinenNet(nn.Module):
@@ -111,7 +119,12 @@ def _plain(
         new = [MOMENTUM * a + (1 - MOMENTUM) * b for a, b in zip(old, now, strict=True)]
         return jax.nn.relu(h) @ last, {"batch_stats": pack(*new)}
 
-    return Network(params, stats, apply_fn)
+    return Network(params, stats, apply_fn, lambda tree: weights(tree)[:2])
+
+
+def _first_of_flax(params: Any) -> tuple[Any, Any]:
+    kernel, bias = (params["first"][name] for name in ("kernel", "bias"))
+    return jnp.asarray(kernel), jnp.asarray(bias)
 
 
 def linen_network() -> Network:
@@ -122,7 +135,7 @@ def linen_network() -> Network:
     def apply_fn(variables: Any, x: Any) -> Any:
         return model.apply(variables, x, mutable=["batch_stats"])
 
-    return Network(variables["params"], variables["batch_stats"], apply_fn)
+    return Network(variables["params"], variables["batch_stats"], apply_fn, _first_of_flax)
 
 
 def nnx_network() -> Network:
@@ -135,7 +148,7 @@ def nnx_network() -> Network:
         logits = model(x)
         return logits, {"batch_stats": nnx.state(model, nnx.BatchStat)}
 
-    return Network(params, stats, apply_fn)
+    return Network(params, stats, apply_fn, _first_of_flax)
 
 
 def equinox_network() -> Network:
@@ -181,7 +194,10 @@ def haiku_network() -> Network:
         }
         return jax.nn.relu(h) @ tree["net/~/linear_1"]["w"], {"batch_stats": new}
 
-    return Network(params, stats, apply_fn)
+    def first_layer(tree: Any) -> tuple[Any, Any]:
+        return tree["net/~/linear"]["w"], tree["net/~/linear"]["b"]
+
+    return Network(params, stats, apply_fn, first_layer)
 
 
 def dict_network() -> Network:

@@ -135,24 +135,15 @@ def check_batch_norm(network, result):
     batches = [X[:12], 1 + X[12:]]
     found = supjax.recompute_batch_stats(network.apply_fn, result, batches).batch_stats
     assert jax.tree.structure(found) == jax.tree.structure(result.batch_stats)
-    leaves = list(named_leaves(result.params).items())
-    first = next(leaf for _, leaf in leaves if jnp.shape(leaf) in SHAPES)
-    bias = next(leaf for path, leaf in leaves if jnp.shape(leaf) == (HIDDEN,) and is_bias(path))
-    kernel = first if first.shape == (INPUTS, HIDDEN) else first.T
+    kernel, bias = network.first_layer(result.params)
     hidden = [batch @ kernel + bias[None] for batch in batches]
-    wanted = np.mean([h.mean(0) for h in hidden], 0), np.mean([h.var(0) for h in hidden], 0)
     numbers = [leaf for leaf in jax.tree.leaves(found) if jnp.shape(leaf) == (HIDDEN,)]
-    means, variances = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
-    for leaves_, values in ((means, wanted[0]), (variances, wanted[1])):
-        for leaf in leaves_:
-            np.testing.assert_allclose(leaf, values, rtol=1e-4, atol=1e-5)
-
-
-SHAPES = ((INPUTS, HIDDEN), (HIDDEN, INPUTS))
-
-
-def is_bias(path):
-    return "norm" not in path
+    half = len(numbers) // 2
+    assert half > 0
+    for leaves, moment in ((numbers[:half], jnp.mean), (numbers[half:], jnp.var)):
+        expected = np.mean([moment(h, axis=0) for h in hidden], axis=0)
+        for leaf in leaves:
+            np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-5)
 
 
 def check_files(path, result, network):
