@@ -3,10 +3,12 @@
     python -m benchmarks.sparsify_overhead [--toy] [--output runs/benchmarks/sparsify_overhead.json]
 
 The 25.6 M weights of ResNet-50 under given gradients: the plain optimizer, and the same
-wrapped with `supjax.sparsify`, at steps without a topology update and at steps with one. All are
-compiled with donated buffers. JaxPruner's SET and RigL cost 5 to 6 plain optimizer steps at every
-step. Whole training steps are in `benchmarks.train_step`. About 4 minutes on 2 CPU cores, most of
-it compilation.
+wrapped with `supjax.sparsify`, at steps without a topology update and at steps with one, and with
+`supjax.sup_tickets`, at steps without and with a fold of the network into the superposition. Then
+whole training steps of a small network at batch 128, dense and with either, back to back in pairs.
+All are compiled with donated buffers. JaxPruner's SET and RigL cost 5 to 6 plain optimizer steps at
+every step. Training steps of the main job are in `benchmarks.train_step`. About 6 minutes on 2 CPU
+cores, most of it compilation.
 """
 
 import argparse
@@ -22,7 +24,9 @@ import optax
 
 import supjax
 from benchmarks.common import Timing, milliseconds, print_table, time_interleaved, write_json
+from benchmarks.loops import Loop, time_pairs
 from benchmarks.shapes import random_network
+from benchmarks.training import Training
 
 DENSITY, EVERY = 0.1, 1000
 OPTIMIZERS = {
@@ -31,6 +35,10 @@ OPTIMIZERS = {
 }
 METHODS = ("set", "rigl")
 PLAIN = "plain"
+PLAN = supjax.CyclePlan(normal_steps=2 * EVERY + 1, cycle_steps=EVERY, num_cycles=2)
+"""Of `sup_tickets`; the last step of the normal phase folds the network and moves no mask."""
+
+WHOLE = "rigl in sup_tickets"
 
 
 class Weights:
@@ -91,7 +99,39 @@ def optimizer_steps(name: str, params: Any) -> dict[str, Callable[[], Any]]:
         tx = supjax.sparsify(OPTIMIZERS[name], topology, jax.random.key(0))
         regular, moving = sparse_steps(tx, weights, [0, EVERY - 1])
         functions |= {method: regular, f"{method}, with an update": moving}
-    return functions
+    regular, folding = sparse_steps(
+        in_sup_tickets(OPTIMIZERS[name]), weights, [0, PLAN.normal_steps - 1]
+    )
+    return functions | {WHOLE: regular, f"{WHOLE}, with a fold": folding}
+
+
+def in_sparsify(tx: Any) -> Any:
+    """Return RigL around an optimizer."""
+    topology = supjax.make_topology("rigl", density=DENSITY, update_every=EVERY)
+    return supjax.sparsify(tx, topology, jax.random.key(0))
+
+
+def in_sup_tickets(tx: Any) -> Any:
+    """Return the whole method around an optimizer."""
+    topology = supjax.make_topology("rigl", density=DENSITY, update_every=EVERY)
+    return supjax.sup_tickets(tx, topology, PLAN, jax.random.key(0))
+
+
+def training_steps(toy: bool, most: int, budget: float) -> dict[str, dict[str, float]]:
+    """Return the summaries of pairs of training steps: a wrapped one beside the dense one.
+
+    Args:
+      toy: whether the batch is small.
+      most: pairs at most.
+      budget: seconds for each.
+    """
+    training = Training("digits_cnn", 10, 8 if toy else 32, 4 if toy else 128)
+    dense = Loop(*training.dense())
+    pairs = {}
+    for name, wrap in (("rigl", in_sparsify), (WHOLE, in_sup_tickets)):
+        loop = Loop(*training.wrapped(wrap))
+        pairs[name] = time_pairs(dense, loop, most=most, budget=budget).summary()
+    return pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in OPTIMIZERS:
         print(f"compiling {name}", file=sys.stderr)
         times[name] = time_interleaved(optimizer_steps(name, params), repetitions, budget)
+    print("compiling training steps", file=sys.stderr)
+    pairs = training_steps(flags.toy, *((3, 1.0) if flags.toy else (400, 60.0)))
     print("Milliseconds a step, median (least to most), and times the plain one")
     print_table(
         ["", "", "median", "least to most", "times plain", "least times least"],
@@ -129,7 +171,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for contender, timing in taken.items()
         if contender != PLAIN
     }
-    write_json(flags.output, {"seconds": times, "ratios": ratios})
+    print("Training steps, milliseconds: the median over pairs of the ratio (quartiles)")
+    print_table(
+        ["", "dense", "sparse", "times dense", "quartiles"],
+        [
+            [
+                contender,
+                f"{1e3 * pair['first']:.2f}",
+                f"{1e3 * pair['second']:.2f}",
+                f"{pair['ratio']:.3f}",
+                f"{pair['ratio_lower']:.3f} to {pair['ratio_upper']:.3f}",
+            ]
+            for contender, pair in pairs.items()
+        ],
+    )
+    ratios |= {f"training step, {name} / dense": pair["ratio"] for name, pair in pairs.items()}
+    spreads = {
+        f"training step, {name} / dense": [pair["ratio_lower"], pair["ratio_upper"]]
+        for name, pair in pairs.items()
+    }
+    write_json(
+        flags.output, {"seconds": times, "pairs": pairs, "ratios": ratios, "spreads": spreads}
+    )
 
 
 if __name__ == "__main__":

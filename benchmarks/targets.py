@@ -34,6 +34,12 @@ class Target(NamedTuple):
 TARGETS = (
     Target("regular sparse step / dense step", "train_step", r".*, regular step, .*", 1.02),
     Target(
+        "step of an own loop / dense step",
+        "sparsify_overhead",
+        r"training step, .* / dense",
+        1.02,
+    ),
+    Target(
         "topology step / dense step, ImageNet ResNet-50",
         "train_step",
         r"imagenet_resnet50, topology step, .*",

@@ -52,17 +52,23 @@ class Training:
 
     def dense(self) -> Start:
         """The step that somebody writes without supjax."""
+        return self._own_loop(self._tx, self.params)
 
+    def wrapped(self, wrap: Callable[[Any], Any]) -> Start:
+        """The same with the optimizer wrapped by `sparsify` or `sup_tickets`."""
+        tx = wrap(self._tx)
+        return self._own_loop(tx, supjax.sparse_params(self.params, tx.init(self.params)))
+
+    def _own_loop(self, tx: Any, params: Params) -> Start:
         def step(state: Any, data: Any) -> Any:
             params, stats, opt_state = state
             (_, (stats, _)), grads = jax.value_and_grad(self._loss, has_aux=True)(
                 params, stats, data, None
             )
-            updates, opt_state = self._tx.update(grads, opt_state, params)
+            updates, opt_state = tx.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), stats, opt_state
 
-        state = self.params, self._stats, self._tx.init(self.params)
-        return step, state, (self.images, self._labels)
+        return step, (params, self._stats, tx.init(params)), (self.images, self._labels)
 
     def regular(self, method: str) -> Start:
         """The step of a method that moves no mask."""

@@ -9,7 +9,7 @@ convolutions.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,9 @@ def default_axes(params: Params) -> dict[str, Axes]:
     - *Stacks* have their layers along the first axes, as `nn.scan`, `nn.vmap` and `jax.vmap` put
       them. A leaf is one if its own bias says so (`[L, in, out]` beside `[L, out]`), or else the
       norms and biases of the nearest module around it that has any. Their common part counts where
-      they differ, and every slice keeps at least two dimensions.
+      they differ, and every slice keeps at least two dimensions. Norms alone, `[a, b]`, speak of
+      `a` layers only if that is the one way to read the kernels around them: not if these may as
+      well be `b` layers along their second axes, unless `a` is no larger than `b`.
     - *Projections* of attention, `[in, heads, size]` (bias `[heads, size]`, or named as a query,
       key or value beside an output that fits), are the matrix `in x (heads size)`, and the output
       `[heads, size, out]` beside them is `(heads size) x out`.
@@ -44,7 +46,9 @@ def default_axes(params: Params) -> dict[str, Axes]:
       convolutions.
 
     Stacks along other axes, experts without biases and layouts such as `[heads, in, size]` cannot
-    be told: say what they are with `axes_fn`.
+    be told, and count as one layer: say what they are with `axes_fn`. It is a must for stacks along
+    second axes of square kernels without biases that are deeper than wide, `[8, 12, 8]` beside a
+    norm `[8, 12]`: they look like 8 layers along first axes, and are taken for them.
 
     Args:
       params: weights, or their shapes.
@@ -190,6 +194,8 @@ def stack_depths(leaves: Mapping[str, Any]) -> dict[str, int]:
     modules = siblings(leaves)
     own: dict[str, list[int]] = {}
     told: dict[str, set[Shape]] = {}
+    norms: list[tuple[str, Shape]] = []
+    unsure: dict[str, Shape] = {}
 
     def tell(module: str, lengths: Shape) -> None:
         told.setdefault(module, set()).add(lengths)
@@ -203,14 +209,19 @@ def stack_depths(leaves: Mapping[str, Any]) -> dict[str, int]:
         kernels = [path for path in members if path not in affine and members[path].ndim > 1]
         for path in affine:
             if members[path].ndim and (not kernels or members[path].shape not in biases):
-                tell(module, _norm_lengths(members[path].shape))
+                norms.append((module, members[path].shape))
         for path in kernels:
             shape = members[path].shape
-            own[path] = sorted({d for bias in biases for d in _depths(shape, bias)})
+            own[path] = sorted({d for bias in biases for d in _depths(path, shape, bias)})
             if biases and not own[path] and len(kernels) == 1:
                 own[path] = [0]
             if len(own[path]) == 1:
                 tell(module, shape[: own[path][0]])
+            elif len(shape) > 2:
+                unsure[path] = shape
+    for module, shape in norms:
+        if _speaks_of_first_axes(shape, _nearest(module, unsure)):
+            tell(module, _norm_lengths(shape))
     return {
         path: 0 if leaf is None else _depth(path, leaf.shape, own.get(path, []), told)
         for path, leaf in leaves.items()
@@ -232,8 +243,29 @@ def _depth(path: str, shape: Shape, own: list[int], told: Mapping[str, set[Shape
     return 1 if lifted and len(shape) == 3 else depth
 
 
-def _depths(kernel: Shape, bias: Shape) -> list[int]:
-    """Return the numbers of stack axes with which a bias fits a kernel."""
+def _nearest(module: str, shapes: Mapping[str, Shape]) -> list[Shape]:
+    """Return the shapes inside the nearest module around, itself included, that has any."""
+    while not (found := [s for path, s in shapes.items() if f"/{path}".startswith(f"/{module}/")]):
+        if not module:
+            return list(shapes.values())
+        module = module_of(module)
+    return found
+
+
+def _speaks_of_first_axes(norm: Shape, kernels: Sequence[Shape]) -> bool:
+    """Say whether the two dimensions of a norm are layers and features, not the other way round."""
+    if len(norm) != 2 or not kernels or any(kernel[1] != norm[1] for kernel in kernels):
+        return True
+    return norm[0] <= norm[1] and all(kernel[0] == norm[0] for kernel in kernels)
+
+
+def _depths(path: str, kernel: Shape, bias: Shape) -> list[int]:
+    """Return the numbers of stack axes with which a bias fits a kernel.
+
+    The outputs of a layer are its last axes, but as in Equinox they may be the first one of what
+    is not called `kernel` or `w`.
+    """
+    inputs_first = path.rpartition("/")[2] in ("kernel", "w")
     for shape in (bias, _without_last_ones(bias)):
         if len(shape) == 1:
             return [0]
@@ -241,7 +273,7 @@ def _depths(kernel: Shape, bias: Shape) -> list[int]:
         for depth in range(min(len(shape), len(kernel) - 1)):
             slice_, own = kernel[depth:], shape[depth:]
             last = own == slice_[len(slice_) - len(own) :]
-            first = len(own) == 1 and own == slice_[:1]  # output axis first, as in Equinox
+            first = not inputs_first and len(own) == 1 and own == slice_[:1]
             if shape[:depth] == kernel[:depth] and len(own) < len(slice_) and (last or first):
                 found.append(depth)
         if found:
@@ -329,7 +361,7 @@ def _bias_rank(path: str, module: Mapping[str, Any], depth: int) -> int:
         len(leaf.shape) - depth
         for other, leaf in module.items()
         if is_bias(other, leaf, module)
-        and depth in _depths(kernel, leaf.shape)
+        and depth in _depths(path, kernel, leaf.shape)
         and (len(leaf.shape) == 1 or not is_vector(leaf.shape[depth:]))
     ]
     return min(ranks, default=0)

@@ -9,6 +9,7 @@ ever taken for a frozen one. A rate that lies in the state (`optax.inject_hyperp
 so that it is zero today freezes nothing either.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,8 +31,10 @@ def frozen_leaves(tx: optax.GradientTransformation, params: Params) -> Names:
       params: the weights, or `optax.LookaheadParams`; only shapes and dtypes are read.
 
     Returns:
-      Names such as `body/kernel`; none where the optimizer cannot be traced without further
-      arguments of its own.
+      Names such as `body/kernel`; none where the optimizer cannot be traced.
+
+    Warns:
+      UserWarning: if it cannot, as it needs arguments of its own or looks at values.
 
     >>> import jax.numpy as jnp
     >>> tx = optax.partition({"a": optax.adam(1.0), "z": optax.set_to_zero()}, {"x": "a", "y": "z"})
@@ -41,6 +44,7 @@ def frozen_leaves(tx: optax.GradientTransformation, params: Params) -> Names:
     weights = trained_weights(params)
     tx = optax.with_extra_args_support(tx)
     usual = {"value": jnp.zeros(()), "grad": weights, "value_fn": lambda p: jnp.zeros(())}
+    reasons = []
     for extra_args in ({}, usual):
 
         def update(grads: Params, state: PyTree, params: Params, extra: Any = extra_args) -> Params:
@@ -49,12 +53,18 @@ def frozen_leaves(tx: optax.GradientTransformation, params: Params) -> Names:
         try:
             state = jax.eval_shape(tx.init, params)
             program = jax.make_jaxpr(update)(weights, state, params)
-        except Exception:
+        except Exception as error:
+            reasons.append(" ".join(str(error).split())[:120])
             continue
         names = [name for name, leaf in named_leaves(weights).items() if leaf is not None]
         sources = [1 << i if i < len(names) else 0 for i in range(len(program.jaxpr.invars))]
         reached = _reached(program.jaxpr, sources)
         return frozenset(name for i, name in enumerate(names) if not reached[i] >> i & 1)
+    warnings.warn(
+        "the optimizer cannot be traced before training, so no leaf counts as frozen: keep what it "
+        f"freezes dense, with filter_fn=supjax.filters.by_pattern('!frozen/*') ({reasons[0]})",
+        stacklevel=2,
+    )
     return frozenset()
 
 

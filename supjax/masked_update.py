@@ -19,8 +19,9 @@ def mask_optimizer_state(
 
     Momentum, both Adam moments, accumulated gradients: whatever `optax.tree.map_params` finds
     that has a weight's shape gets the value there that `tx.init` gives to a zero weight. That is
-    zero for all of these; AdaGrad's accumulator and Rprop's step sizes start elsewhere. Factored
-    statistics of other shapes are left alone.
+    zero for all of these; AdaGrad's accumulator and Rprop's step sizes start elsewhere. The same
+    goes for copies stacked along leading axes, the history of `optax.lbfgs`, whose pairs then speak
+    of the active weights alone. Factored statistics of other shapes are left alone.
 
     Args:
       tx: the optimizer that made the state.
@@ -41,9 +42,10 @@ def mask_optimizer_state(
     flags = named_leaves(masks, "masks")
 
     def place(name: str, entry: Any) -> Any:
-        mask = flags.get(name)
-        fits = mask is not None and jnp.shape(mask) == jnp.shape(entry)
-        return mask if fits else None
+        mask, shape = flags.get(name), jnp.shape(entry)
+        if mask is None or shape[max(len(shape) - mask.ndim, 0) :] != mask.shape:
+            return None
+        return jnp.broadcast_to(mask, shape)
 
     fresh = tx.init(jax.tree.map(jnp.zeros_like, params))
     return jax.tree.map(

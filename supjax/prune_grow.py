@@ -74,14 +74,21 @@ def layer_sizes(masks: Masks, stacks: Stacks | None = None) -> jax.Array:
     return jnp.asarray(sizes, jnp.int32)
 
 
-def _layer_by_layer(
+def layer_by_layer(
     choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     masks: Masks,
     scores: PyTree,
     counts: jax.Array,
     stacks: Stacks | None,
 ) -> Masks:
-    """Return the masks `choose(mask, scores, count)` of every layer."""
+    """Return the masks `choose(mask, scores, count)` of every layer.
+
+    >>> import jax.numpy as jnp
+    >>> masks, scores = {"w": jnp.ones((2, 2), bool)}, {"w": jnp.array([[1.0, 2.0], [4.0, 3.0]])}
+    >>> largest = lambda mask, score, count: top_k_mask(score, count, where=mask)
+    >>> layer_by_layer(largest, masks, scores, jnp.array([1, 1]), {"w": (0,)})["w"].tolist()
+    [[False, True], [True, False]]
+    """
     chosen, first = [], 0
     values = jax.tree.leaves(_sparse_only(scores, masks))
     for (mask, stack), score in zip(stacked_leaves(masks, stacks), values, strict=True):
@@ -117,7 +124,7 @@ def drop_smallest(
     [True, False, False]
     """
     kept = active_counts(masks, stacks) - jnp.asarray(counts)
-    return _layer_by_layer(lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks)
+    return layer_by_layer(lambda m, s, n: top_k_mask(s, n, where=m), masks, scores, kept, stacks)
 
 
 def grow_largest(
@@ -141,7 +148,7 @@ def grow_largest(
     >>> grow_largest(masks, scores, jnp.array([1]))["w"].tolist()
     [True, False, True]
     """
-    return _layer_by_layer(
+    return layer_by_layer(
         lambda m, s, n: m | top_k_mask(s, n, where=~m), masks, scores, jnp.asarray(counts), stacks
     )
 

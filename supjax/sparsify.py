@@ -111,7 +111,7 @@ def sparsify(
 
     What `tx` never trains (`optax.set_to_zero`, `optax.transforms.freeze`) is neither dropped nor
     grown: it stays dense, or keeps the masks that it is given, and the method's density is that
-    of the rest (see `supjax.frozen`).
+    of the rest (see `supjax.frozen`). A warning says where that cannot be found out.
 
     Args:
       tx: any optax optimizer.

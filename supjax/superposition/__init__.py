@@ -33,7 +33,7 @@ def make_superposition(name: str, **kwargs: Any) -> Superposition:
     >>> make_superposition("cia", beta=0.5)
     Traceback (most recent call last):
       ...
-    TypeError: cia takes no argument 'beta'; it takes: density, scope
+    TypeError: cia takes no argument 'beta'; it takes: density, scope, axes_fn
     """
     return call_registered(SUPERPOSITIONS, "averaging rule", name, kwargs)
 

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 
 from supjax.superposition.averaging import mean_leaf
 from supjax.superposition.engine import Density, averaging_rule, pruned_mean
-from supjax.types import Masks, Params, PyTree, Scalar, Superposition, Ticket
+from supjax.types import AxesFn, Masks, Params, PyTree, Scalar, Superposition, Ticket
 
 
 @averaging_rule
-def caa(*, density: Density = None, scope: str = "global") -> Superposition:
+def caa(
+    *, density: Density = None, scope: str = "global", axes_fn: AxesFn | None = None
+) -> Superposition:
     """Return connection-aware averaging: per weight, sum over tickets / tickets that have it.
 
     Its own state is how often each weight was active, `a_t = (a_{t-1} + m_ticket) m_folded`: a
@@ -20,6 +22,7 @@ def caa(*, density: Density = None, scope: str = "global") -> Superposition:
     Args:
       density: see `cia`.
       scope: see `cia`.
+      axes_fn: see `cia`.
 
     Returns:
       A `Superposition`.
@@ -38,7 +41,12 @@ def caa(*, density: Density = None, scope: str = "global") -> Superposition:
     ([[3.0, 2.0, 3.0]], [[2.0, 1.0, 1.0]])
     """
     return pruned_mean(
-        _mean, density=density, scope=scope, first_extra=_first_active, next_extra=_next_active
+        _mean,
+        density=density,
+        scope=scope,
+        axes_fn=axes_fn,
+        first_extra=_first_active,
+        next_extra=_next_active,
     )
 
 

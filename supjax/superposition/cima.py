@@ -2,17 +2,24 @@
 
 from supjax.checks import check_fraction
 from supjax.superposition.engine import Density, averaging_rule, pruned_mean
-from supjax.types import Superposition
+from supjax.types import AxesFn, Superposition
 
 
 @averaging_rule
-def cima(*, density: Density = None, scope: str = "global", beta: float = 0.5) -> Superposition:
+def cima(
+    *,
+    density: Density = None,
+    scope: str = "global",
+    beta: float = 0.5,
+    axes_fn: AxesFn | None = None,
+) -> Superposition:
     """Return the moving average `avg_t = beta avg_{t-1} + (1 - beta) ticket_t`, pruned back.
 
     Args:
       density: see `cia`.
       scope: see `cia`.
       beta: decay, in [0, 1].
+      axes_fn: see `cia`.
 
     Returns:
       A `Superposition`, whose members have no weights but beta's.
@@ -31,5 +38,9 @@ def cima(*, density: Density = None, scope: str = "global", beta: float = 0.5) -
     """
     check_fraction(beta, "beta")
     return pruned_mean(
-        density=density, scope=scope, share=lambda total, weight: 1 - beta, weighted=False
+        density=density,
+        scope=scope,
+        axes_fn=axes_fn,
+        share=lambda total, weight: 1 - beta,
+        weighted=False,
     )

@@ -7,11 +7,10 @@ import numpy as np
 
 from supjax.checks import check_choice, check_density
 from supjax.paired import check_losses, paired_difference
-from supjax.superposition.cia import cia
-from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, Budget
+from supjax.superposition.engine import SCOPES, SUPERPOSITIONS
 from supjax.superposition.members import as_tickets
-from supjax.superposition.superpose import common_budget
-from supjax.types import LeafFilter, Superposition, SuperpositionState, Ticket
+from supjax.superposition.superpose import common_budget, rule_of
+from supjax.types import AxesFn, LeafFilter, Superposition, SuperpositionState, Ticket
 
 RULES = ("greedy", "pools", "guard")
 """The rules that look at held-out losses."""
@@ -136,6 +135,7 @@ def superpose_scored(
     prepare: Prepare | None = None,
     force: bool = False,
     filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> tuple[Ticket, Choice]:
     """Superpose tickets by a rule that looks at held-out losses, and may leave tickets out.
 
@@ -166,6 +166,7 @@ def superpose_scored(
         member. What is returned has been through it.
       force: whether fewer than `LEAST_IMAGES` examples may decide.
       filter_fn: see `superpose`.
+      axes_fn: see `superpose`.
 
     Returns:
       The network, of exact density, and a `Choice`, which goes into a summary by `_asdict()`.
@@ -193,15 +194,16 @@ def superpose_scored(
     if not isinstance(inner, Superposition):
         check_choice(inner, "inner", (*_BY_SCORE, *SUPERPOSITIONS))
     members = as_tickets(tickets, filter_fn, density)
-    allowed = common_budget(members, density)
-    mean = cia(density=allowed, scope=scope)
+    allowed = common_budget(members, density, scope, axes_fn)
+    options = (allowed, scope, 0.5, axes_fn)
+    mean = rule_of("cia", *options)
     judge = _Judge(members, score, prepare, least=0 if force else LEAST_IMAGES)
     singles = [
         judge.judge(f"ticket {i}", mean.result(mean.init(ticket)), {i: 1.0})
         for i, ticket in enumerate(members)
     ]
     if rule == "guard":
-        found = _guard(judge, singles, inner, mean, allowed, scope)
+        found = _guard(singles, _superposed(judge, singles, inner, mean, options))
     else:
         found = _BY_SCORE[rule](judge, singles, mean)
     if not np.isfinite(found.loss):
@@ -252,27 +254,27 @@ _BY_SCORE: dict[str, Callable[[_Judge, Sequence[_Scored], Superposition], _Score
 }
 
 
-def _guard(
+def _superposed(
     judge: _Judge,
     singles: Sequence[_Scored],
     inner: str | Superposition,
     mean: Superposition,
-    allowed: Budget,
-    scope: str,
+    options: Any,
 ) -> _Scored:
-    """Return the simplest candidate within one paired standard error of the best."""
+    """Return the superposition that `guard` watches over."""
     if isinstance(inner, str) and inner in _BY_SCORE:
-        superposed = _BY_SCORE[inner](judge, singles, mean)
-    else:
-        if isinstance(inner, Superposition):
-            name, own = "superposition", inner
-        else:
-            name, own = inner, SUPERPOSITIONS[inner](density=allowed, scope=scope)
-        state = own.init(judge.tickets[0])
-        for ticket in judge.tickets[1:]:
-            state = own.fold(state, ticket)
-        shares = dict.fromkeys(range(len(judge.tickets)), 1 / len(judge.tickets))
-        superposed = judge.judge(f"{name} of all tickets", own.result(state), shares)
+        return _BY_SCORE[inner](judge, singles, mean)
+    own = rule_of(inner, *options)
+    state = own.init(judge.tickets[0])
+    for ticket in judge.tickets[1:]:
+        state = own.fold(state, ticket)
+    shares = dict.fromkeys(range(len(judge.tickets)), 1 / len(judge.tickets))
+    name = inner if isinstance(inner, str) else "superposition"
+    return judge.judge(f"{name} of all tickets", own.result(state), shares)
+
+
+def _guard(singles: Sequence[_Scored], superposed: _Scored) -> _Scored:
+    """Return the simplest candidate within one paired standard error of the best."""
     ranked = [singles[-1], _by_loss(singles)[0], superposed]
     lowest = min(ranked, key=lambda scored: scored.loss)
 

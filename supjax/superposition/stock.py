@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from supjax.axes import stack_axes
 from supjax.superposition.averaging import running_mean
 from supjax.superposition.engine import (
     Budget,
     Density,
+    Layers,
     averaging_rule,
     budget_of,
+    layers_of,
     prune_back,
     pruned_mean,
 )
 from supjax.tickets import on_nodes_of, on_own_nodes
 from supjax.trees import map_named
-from supjax.types import Params, PyTree, Scalar, Superposition, SuperpositionState, Ticket
+from supjax.types import AxesFn, Params, PyTree, Scalar, Superposition, SuperpositionState, Ticket
 
 
 class Sums(NamedTuple):
@@ -41,7 +42,9 @@ class Sums(NamedTuple):
 
 
 @averaging_rule
-def stock(*, density: Density = None, scope: str = "global") -> Superposition:
+def stock(
+    *, density: Density = None, scope: str = "global", axes_fn: AxesFn | None = None
+) -> Superposition:
     """Return Model Stock: `w = t mean_i(w_i) + (1 - t) w_0` in every layer, pruned back.
 
     `t = N c / (1 + (N - 1) c)` with N members after the first and c the mean cosine between two of
@@ -59,6 +62,7 @@ def stock(*, density: Density = None, scope: str = "global") -> Superposition:
     Args:
       density: see `cia`.
       scope: see `cia`.
+      axes_fn: see `cia`.
 
     Returns:
       A `Superposition`, whose members have no weights.
@@ -77,23 +81,26 @@ def stock(*, density: Density = None, scope: str = "global") -> Superposition:
     >>> [round(float(w), 3) for w in state.ticket.params["w"][0]]  # the mean is (2, 4)
     [0.0, 3.0]
     """
-    base = pruned_mean(density=density, scope=scope, weighted=False)
+    base = pruned_mean(density=density, scope=scope, axes_fn=axes_fn, weighted=False)
 
     def init(ticket: Ticket) -> SuperpositionState:
         ticket = on_own_nodes(ticket)
-        return SuperpositionState(ticket, 1, 1.0, _no_sums(ticket.params))
+        each = layers_of(ticket.params, "layer", axes_fn)
+        return SuperpositionState(ticket, 1, 1.0, _no_sums(ticket.params, each))
 
     def fold(state: SuperpositionState, ticket: Ticket) -> SuperpositionState:
         ticket = on_nodes_of(state.ticket, ticket, "ticket")
-        folded, sums = _fold(state, ticket, budget_of(density, ticket), scope)
+        layers = layers_of(ticket.params, scope, axes_fn)
+        each = layers_of(ticket.params, "layer", axes_fn)
+        folded, sums = _fold(state, ticket, budget_of(density, ticket, layers), layers, each)
         return SuperpositionState(folded, state.members + 1, state.weight + 1.0, sums)
 
     return Superposition(init, fold, base.result, weighted=False)
 
 
-def _no_sums(params: Params) -> Sums:
+def _no_sums(params: Params, each: Layers) -> Sums:
     wide = jax.tree.map(lambda w: jnp.zeros(w.shape, _wide(w)), params)
-    stacks = stack_axes(params)
+    stacks = dict(each.stacks)
     none = map_named(lambda path, w: _layer_sums(w, stacks.get(path, ())), wide)
     return Sums(params, wide, wide, none)
 
@@ -108,16 +115,16 @@ def _layer_sums(leaf: jax.Array, stack: tuple[int, ...]) -> jax.Array:
     return jnp.sum(leaf, axis=axes, keepdims=True)
 
 
-@partial(jax.jit, static_argnames="scope")
+@partial(jax.jit, static_argnames=("layers", "each"))
 def _fold(
-    state: SuperpositionState, ticket: Ticket, allowed: Budget, scope: str
+    state: SuperpositionState, ticket: Ticket, allowed: Budget, layers: Layers, each: Layers
 ) -> tuple[Ticket, Sums]:
-    """Return the superposition with one more ticket, and the sums."""
+    """Return the superposition with one more ticket, pruned by `layers`, and sums of `each`."""
     count = state.members  # of the differences, this one included
-    stacks = stack_axes(ticket.params)
+    stacks = dict(each.stacks)
     old: Sums = state.extra
 
-    def layers(squares: PyTree) -> PyTree:
+    def summed(squares: PyTree) -> PyTree:
         return map_named(lambda path, leaf: _layer_sums(leaf, stacks.get(path, ())), squares)
 
     def difference(first: jax.Array, w: jax.Array) -> jax.Array:
@@ -125,7 +132,7 @@ def _fold(
         return jnp.where(w == first, 0, w.astype(wide) - first.astype(wide))
 
     new = jax.tree.map(difference, old.first, ticket.params)
-    lengths = jax.tree.map(jnp.sqrt, layers(jax.tree.map(jnp.square, new)))
+    lengths = jax.tree.map(jnp.sqrt, summed(jax.tree.map(jnp.square, new)))
     units = jax.tree.map(lambda d, n: d / jnp.where(n > 0, n, 1), new, lengths)
     sums = Sums(
         old.first,
@@ -135,7 +142,7 @@ def _fold(
     )
     shares = jax.tree.map(
         lambda square, moved: _share(square, moved, count),
-        layers(jax.tree.map(jnp.square, sums.directions)),
+        summed(jax.tree.map(jnp.square, sums.directions)),
         sums.moved,
     )
     params = jax.tree.map(
@@ -145,7 +152,7 @@ def _fold(
         shares,
     )
     stats = running_mean(state.ticket.batch_stats, ticket.batch_stats, 1 / (count + 1))
-    return prune_back(Ticket(params, ticket.masks, stats), allowed, scope), sums
+    return prune_back(Ticket(params, ticket.masks, stats), allowed, layers), sums
 
 
 def _share(square: jax.Array, moved: jax.Array, count: Scalar) -> jax.Array:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from supjax.checks import check_choice, check_density, check_fraction
 from supjax.prune_grow import active_counts as layer_active_counts
-from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, Budget, budget_of
+from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, Budget, budget_of, layers_of
 from supjax.superposition.members import as_tickets
 from supjax.tickets import on_own_nodes
 from supjax.trees import rehang
 from supjax.types import (
+    AxesFn,
     LeafFilter,
     PyTree,
     Scalar,
@@ -33,6 +34,7 @@ def superpose(
     scope: str = "global",
     beta: float = 0.5,
     filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> Ticket:
     """Superpose tickets into one sparse network of the same density.
 
@@ -65,9 +67,10 @@ def superpose(
       weights: one positive number a ticket, its weight in the mean; None for all equal. Not with
         "cima", whose weights are beta's.
       scope: "global" prunes by one threshold over all maskable weights, "layer" keeps the tickets'
-        layer densities.
+        layer densities; of a stack, those of every slice.
       beta: decay of "cima", in [0, 1].
       filter_fn: which leaves of plain params are sparse.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults; for scope "layer".
 
     Returns:
       The superposed network, on the nodes and the devices of the first member. It has exactly
@@ -94,9 +97,10 @@ def superpose(
     >>> superpose([first, second]).params["w"]
     Array([[3. , 0. , 1.5, 0. ]], dtype=float32)
     """
-    check_options(density, average, scope, beta)
+    check_options(density, average, scope, beta, axes_fn)
     members = as_tickets(tickets, filter_fn, density)
-    rule = _rule(average, common_budget(members, density), scope, beta)
+    allowed = common_budget(members, density, scope, axes_fn)
+    rule = rule_of(average, allowed, scope, beta, axes_fn)
     shares = _weight_arguments(weights, len(members), rule, average)
     state = rule.init(members[0], *shares[0])
     for ticket, share in zip(members[1:], shares[1:], strict=True):
@@ -115,6 +119,7 @@ def superpose_step(
     scope: str = "global",
     beta: float = 0.5,
     active: PyTree | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> Ticket:
     """Fold one ticket into the running superposition and prune back: O(1) tickets in memory.
 
@@ -129,6 +134,7 @@ def superpose_step(
       beta: see `superpose`.
       active: for rules with a state of their own only; for "caa" how often each weight of
         `running` was active. `make_superposition(average)` keeps it by itself.
+      axes_fn: see `superpose`.
 
     Returns:
       The new superposition, a `Ticket`. Pure and jit-able.
@@ -143,10 +149,10 @@ def superpose_step(
     >>> superpose_step(make(4.0, 2.0, 0.0), make(2.0, 0.0, 3.0), 1).params["w"]
     Array([[3. , 0. , 1.5]], dtype=float32)
     """
-    check_options(density, average, scope, beta)
+    check_options(density, average, scope, beta, axes_fn)
     if not isinstance(weight, jax.core.Tracer) and not 0 < weight < math.inf:
         raise ValueError(f"weight must be a positive number, got {weight}")
-    rule = _rule(average, density, scope, beta)
+    rule = rule_of(average, density, scope, beta, axes_fn)
     running = on_own_nodes(running)
     first = jax.eval_shape(rule.init, running)
     if not isinstance(first, SuperpositionState):
@@ -161,7 +167,11 @@ def superpose_step(
 
 
 def check_options(
-    density: float | None, average: str | Superposition, scope: str, beta: float
+    density: float | None,
+    average: str | Superposition,
+    scope: str,
+    beta: float,
+    axes_fn: AxesFn | None = None,
 ) -> None:
     """Check the static options that `superpose` and `superpose_step` share."""
     if density is not None:
@@ -170,25 +180,36 @@ def check_options(
     check_fraction(beta, "beta")
     if not isinstance(average, Superposition):
         check_choice(average, "average", SUPERPOSITIONS)
-    elif (density, scope, beta) != (None, "global", 0.5):
-        raise ValueError("density, scope and beta are arguments of the rule that average= brings")
+    elif (density, scope, beta, axes_fn) != (None, "global", 0.5, None):
+        raise ValueError(
+            "density, scope, beta and axes_fn are arguments of the rule that average= brings"
+        )
 
 
-def _rule(
-    average: str | Superposition, density: float | Budget | None, scope: str, beta: float
+def rule_of(
+    average: str | Superposition,
+    density: float | Budget | None,
+    scope: str,
+    beta: float,
+    axes_fn: AxesFn | None,
 ) -> Superposition:
+    """Return a rule given by name with those of the options that it takes, or the given one."""
     if isinstance(average, Superposition):
         return average
     taken = inspect.signature(SUPERPOSITIONS[average]).parameters
-    offered = {"density": density, "scope": scope, "beta": beta}
+    offered = {"density": density, "scope": scope, "beta": beta, "axes_fn": axes_fn}
     return SUPERPOSITIONS[average](**{k: v for k, v in offered.items() if k in taken})
 
 
-def common_budget(members: Sequence[Ticket], density: float | None) -> Budget:
+def common_budget(
+    members: Sequence[Ticket], density: float | None, scope: str, axes_fn: AxesFn | None
+) -> Budget:
     """Return one budget for all folds: a share's, or what the tickets have on average."""
+    layers = layers_of(members[0].params, scope, axes_fn)
     if density is not None:
-        return budget_of(density, members[0])
-    counts = jnp.stack([layer_active_counts(t.masks) for t in members])
+        return budget_of(density, members[0], layers)
+    stacks = dict(layers.stacks)
+    counts = jnp.stack([layer_active_counts(t.masks, stacks) for t in members])
     return Budget(_rounded_mean(jnp.sum(counts, axis=1), axis=0), _rounded_mean(counts, axis=0))
 
 

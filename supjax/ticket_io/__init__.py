@@ -85,8 +85,8 @@ def load_ticket(
 
     What the file says about its sizes is compared with the file (and with `like`) before memory
     is taken, and its one digest with all that was read. Two things are said by a `UserWarning`:
-    a file of format version 1, which has no digest; and numbers that no network can be used with
-    (see `check_ticket`), which a diverged run leaves.
+    a file of format version 1, which has no digest; and numbers that no network can be used with,
+    which a diverged run leaves (`supjax.ticket_io.check_ticket` raises for them).
 
     Args:
       path: the file.

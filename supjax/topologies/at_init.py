@@ -11,13 +11,23 @@ from supjax.checks import check_count, check_density
 from supjax.masks import apply_masks, count_maskable, dense_masks, given_masks
 from supjax.prune_grow import prune_globally
 from supjax.topologies.engine import fixed, method, start
-from supjax.types import LeafFilter, Masks, Params, PyTree, TopologyState, TopologyTransform
+from supjax.types import (
+    AxesFn,
+    LeafFilter,
+    Masks,
+    Params,
+    PyTree,
+    TopologyState,
+    TopologyTransform,
+)
 
 ParamsFn = Callable[[Params], jax.Array]
 
 
 @method
-def snip(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTransform:
+def snip(
+    density: float, *, filter_fn: LeafFilter | None = None, axes_fn: AxesFn | None = None
+) -> TopologyTransform:
     """Return SNIP: keep the largest `|gradient * weight|` over all layers together.
 
     `init` needs `loss_fn`, `params -> loss` on one or more batches of data.
@@ -25,6 +35,8 @@ def snip(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTran
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
       filter_fn: which leaves are sparse.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults: scores compete over
+        all layers together, but an exploration keeps the count of every layer, of a stack too.
 
     Returns:
       A `TopologyTransform` whose masks are fixed after `init`.
@@ -45,11 +57,13 @@ def snip(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTran
     def saliency(params: Params, masks: Masks, loss_fn: ParamsFn) -> PyTree:
         return _product(jax.grad(loss_fn)(params), params, masks, jnp.abs)
 
-    return _one_shot("snip", density, filter_fn, saliency, "loss_fn")
+    return _one_shot("snip", density, filter_fn, axes_fn, saliency, "loss_fn")
 
 
 @method
-def grasp(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTransform:
+def grasp(
+    density: float, *, filter_fn: LeafFilter | None = None, axes_fn: AxesFn | None = None
+) -> TopologyTransform:
     """Return GraSP: keep the weights that carry the gradient flow, by `w * (H g)`.
 
     H is the Hessian and g the gradient of the loss at initialisation. `init` needs `loss_fn`,
@@ -58,6 +72,8 @@ def grasp(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTra
     Args:
       density: share of kept weights over all maskable ones, in (0, 1].
       filter_fn: which leaves are sparse.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults: scores compete over
+        all layers together, but an exploration keeps the count of every layer, of a stack too.
 
     Returns:
       A `TopologyTransform` whose masks are fixed after `init`.
@@ -84,12 +100,16 @@ def grasp(density: float, *, filter_fn: LeafFilter | None = None) -> TopologyTra
         curvature = jax.jvp(gradient, (params,), (direction,))[1]
         return _product(curvature, params, masks, lambda score: score)
 
-    return _one_shot("grasp", density, filter_fn, saliency, "loss_fn")
+    return _one_shot("grasp", density, filter_fn, axes_fn, saliency, "loss_fn")
 
 
 @method
 def synflow(
-    density: float, *, rounds: int = 100, filter_fn: LeafFilter | None = None
+    density: float,
+    *,
+    rounds: int = 100,
+    filter_fn: LeafFilter | None = None,
+    axes_fn: AxesFn | None = None,
 ) -> TopologyTransform:
     """Return SynFlow: iterative pruning by synaptic flow, without data.
 
@@ -102,6 +122,8 @@ def synflow(
       density: share of kept weights over all maskable ones, in (0, 1].
       rounds: pruning rounds n; 100 in the paper.
       filter_fn: which leaves are sparse.
+      axes_fn: what axes mean, `(path, leaf) -> Axes`, or None for the defaults: scores compete over
+        all layers together, but an exploration keeps the count of every layer, of a stack too.
 
     Returns:
       A `TopologyTransform` whose masks are fixed after `init`.
@@ -145,13 +167,14 @@ def synflow(
             masks = prune(masks, jnp.maximum(keep, final))
         return start(masks)
 
-    return fixed(init, density)
+    return fixed(init, density, axes_fn)
 
 
 def _one_shot(
     name: str,
     density: float,
     filter_fn: LeafFilter | None,
+    axes_fn: AxesFn | None,
     saliency: Callable[[Params, Masks, ParamsFn], PyTree],
     needs: str,
 ) -> TopologyTransform:
@@ -169,7 +192,7 @@ def _one_shot(
         keep = budget(density, count_maskable(masks))
         return start(prune_globally(masks, saliency(params, masks, loss_fn), keep))
 
-    return fixed(init, density)
+    return fixed(init, density, axes_fn)
 
 
 def _required(extra_args: dict[str, Any], name: str, method: str) -> ParamsFn:

@@ -129,8 +129,8 @@ def update_steps(
     return every(update_every, start=start, stop=stop)
 
 
-def fixed(init: TopologyInitFn, density: float) -> TopologyTransform:
-    """Return a method whose masks never move after `init`."""
+def fixed(init: TopologyInitFn, density: float, axes_fn: AxesFn | None = None) -> TopologyTransform:
+    """Return a method whose masks never move after `init`; `axes_fn` is for explorations."""
 
     def keep_masks(
         key: jax.Array,
@@ -152,6 +152,7 @@ def fixed(init: TopologyInitFn, density: float) -> TopologyTransform:
         grows=False,
         density_at=lambda step: density,
         dense_gradient="never",
+        axes_fn=axes_fn,
     )
 
 

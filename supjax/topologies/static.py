@@ -38,7 +38,7 @@ def static(
     0.25
     """
     init = random_start(density, distribution, filter_fn, axes_fn)
-    return fixed(init, density)._replace(axes_fn=axes_fn)
+    return fixed(init, density, axes_fn)
 
 
 @method

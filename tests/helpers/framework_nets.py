@@ -43,17 +43,18 @@ class Block(nn.Module):
 
 
 class Stacked(nn.Module):
-    """Three blocks along the first axis, or one by one, and a head."""
+    """Three blocks along the first axis or another one, or one by one, and a head."""
 
     use_bias: bool = True
     scanned: bool = True
+    axis: int = 0
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Return logits."""
         if self.scanned:
             stack = nn.scan(
-                Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+                Block, variable_axes={"params": self.axis}, split_rngs={"params": True}, length=3
             )
             x, _ = stack(self.use_bias, name="blocks")(x, None)
         else:

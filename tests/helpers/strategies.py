@@ -4,7 +4,8 @@ Leaf shapes come from a short catalogue, because every new list of shapes is a c
 varies freely is how the leaves are nested and which values they hold.
 """
 
-from collections.abc import Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
@@ -47,12 +48,13 @@ class LayerData:
 @st.composite
 def rewrapped(draw: st.DrawFn, tree: Any) -> Any:
     """Build a tree of dicts, lists, tuples and `Layer`s from other nodes that name leaves alike."""
-    if isinstance(tree, Mapping | list | tuple):
-        names = tree._fields if isinstance(tree, Layer) else range(len(tree))
-        items = tree.items() if isinstance(tree, Mapping) else zip(names, tree, strict=True)
-        parts = {name: draw(rewrapped(part)) for name, part in items}
-        kinds: list[Any] = [dict, flax.core.FrozenDict, nnx.State]
+    if isinstance(tree, Mapping | list | tuple | LayerData):
+        items: Any = enumerate(tree) if isinstance(tree, list | tuple) else vars_of(tree).items()
         if isinstance(tree, Layer):
+            items = tree._asdict().items()
+        parts = {name: draw(rewrapped(part)) for name, part in items}
+        kinds: list[Any] = [dict, flax.core.FrozenDict, nnx.State, OrderedDict, default_dict]
+        if isinstance(tree, Layer | LayerData):
             kinds += [lambda parts: Layer(**parts), lambda parts: LayerData(**parts)]
         elif not isinstance(tree, Mapping):
             kinds = [
@@ -62,7 +64,46 @@ def rewrapped(draw: st.DrawFn, tree: Any) -> Any:
                 lambda parts: {str(i): part for i, part in parts.items()},
             ]
         return draw(st.sampled_from(kinds))(parts)
+    if tree is None:
+        return None
     return draw(st.sampled_from([lambda leaf: leaf, nnx.Param]))(tree)
+
+
+def vars_of(node: Any) -> Mapping[Any, Any]:
+    """Return the children of a mapping or a dataclass by name."""
+    return node if isinstance(node, Mapping) else vars(node)
+
+
+def default_dict(parts: Mapping[Any, Any]) -> Any:
+    """Return the parts in a `defaultdict`."""
+    return defaultdict(list, parts)
+
+
+NODES: dict[str, Callable[[Any, Any], Any]] = {
+    "dict": lambda a, b: {"b": a, "a": b},
+    "dict with int keys": lambda a, b: {10: a, 9: b},
+    "FrozenDict": lambda a, b: flax.core.freeze({"up": a, "down": b}),
+    "nnx.State": lambda a, b: nnx.State({"up": a, "down": b}),
+    "OrderedDict": lambda a, b: OrderedDict([("second", a), ("first", b)]),
+    "defaultdict": lambda a, b: default_dict({"x": a, "y": b}),
+    "list": lambda a, b: [a, b],
+    "tuple": lambda a, b: (a, b),
+    "NamedTuple": Layer,
+    "dataclass": LayerData,
+}
+"""Nodes of two children."""
+
+
+@st.composite
+def mixed(draw: st.DrawFn, leaves: list[Any]) -> Any:
+    """Put the leaves, in any order, into a random nest of nodes of every kind."""
+    if len(leaves) == 1:
+        wrap = nnx.Param if leaves[0] is not None and draw(st.booleans()) else lambda leaf: leaf
+        return wrap(leaves[0])
+    order = draw(st.permutations(leaves))
+    cut = draw(st.integers(1, len(leaves) - 1))
+    pair = draw(mixed(order[:cut])), draw(mixed(order[cut:]))
+    return NODES[draw(st.sampled_from(sorted(NODES)))](*pair)
 
 
 @st.composite

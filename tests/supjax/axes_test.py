@@ -24,6 +24,46 @@ def test_axes_of_kernels_are_told_by_their_neighbours(name):
     assert told == axes
 
 
+def block(axis, layers, width, inner, bias):
+    """The shapes of a pre-norm block whose layers are stacked along an axis."""
+
+    def stacked(*shape):
+        return (*shape[:axis], layers, *shape[axis:])
+
+    def dense(inputs, outputs):
+        own = {"bias": stacked(outputs)} if bias else {}
+        return {"kernel": stacked(inputs, outputs), **own}
+
+    scale = {"scale": stacked(width)} | ({"bias": stacked(width)} if bias else {})
+    up, down = dense(width, inner), dense(inner, width)
+    return shaped(blocks={"norm": scale, "up": up, "down": down}, head={"kernel": (width, 5)})
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("inner", [8, 12])
+@pytest.mark.parametrize("layers", [3, 7])
+def test_a_stack_along_second_axes_is_never_taken_for_one_along_first_axes(layers, inner, bias):
+    first, second = (stack_axes(block(axis, layers, 8, inner, bias)) for axis in (0, 1))
+    assert first == {f"blocks/{name}/kernel": (0,) for name in ("up", "down")} | {
+        path: (0,) for path in first if "norm" in path
+    }
+    assert not any("kernel" in path for path in second)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize(("axis", "expected"), [(0, {(0,)}), (1, {()})])
+def test_attention_scanned_along_second_axes_is_not_taken_for_a_stack(axis, expected, use_bias):
+    found = default_axes(linen_params(Stacked(use_bias, axis=axis), jnp.ones((2, 16, 32))))
+    told = {axes.stack for path, axes in found.items() if "blocks" in path and "kernel" in path}
+    assert told == expected
+
+
+def test_a_stack_deeper_than_wide_is_told_where_there_is_no_other_reading():
+    assert stack_axes(block(0, 9, 8, 12, bias=False))["blocks/up/kernel"] == (0,)
+    assert stack_axes(block(0, 9, 8, 8, bias=True))["blocks/up/kernel"] == (0,)
+    assert "blocks/up/kernel" not in stack_axes(block(0, 9, 8, 8, bias=False))
+
+
 def test_a_scanned_network_has_the_densities_of_the_same_blocks_one_by_one():
     scanned, single = (
         linen_params(Stacked(scanned=scanned), jnp.ones((2, 16, 32))) for scanned in (True, False)
@@ -162,3 +202,45 @@ def test_layers_go_there_and_back(stack):
     layers = to_layers(leaf, stack)
     assert layers.ndim == 1 + leaf.ndim - len(stack)
     np.testing.assert_array_equal(from_layers(layers, leaf.shape, stack), leaf)
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow"])
+def test_explorations_of_methods_that_score_at_init_keep_the_count_of_every_slice(name):
+    topology = supjax.make_topology(name, density=0.3, axes_fn=BESIDE)
+    total = lambda params: sum(jnp.sum(jnp.abs(w) ** 3) for w in jax.tree.leaves(params))  # noqa: E731
+    plan = supjax.CyclePlan(normal_steps=1, cycle_steps=2, num_cycles=1)
+    state = topology.init(KEY, STACK, loss_fn=total, output_fn=total)
+    params = supjax.apply_masks(STACK, state.masks)
+    cycles = supjax.with_cycles(topology, plan)
+    grads = jax.tree.map(lambda w: 1 / (0.1 + jnp.abs(w)), STACK)
+    after = cycles.update(KEY, grads, state, params, 1).masks
+    assert slice_counts(after, 1) == slice_counts(state.masks, 1)
+    assert (after["up"]["kernel"] != state.masks["up"]["kernel"]).any()
+
+
+@pytest.mark.parametrize("rule", ["cia", "caa", "cima"])
+@pytest.mark.parametrize(("axes_fn", "axis"), [(None, 0), (BESIDE, 1)])
+def test_superposition_by_layers_keeps_the_count_of_every_slice(rule, axes_fn, axis):
+    tickets = []
+    for key in jax.random.split(KEY, 3):
+        masks = supjax.init_masks(key, STACK, 0.3, axes_fn=axes_fn)
+        weights = jax.tree.map(
+            lambda w, key=key: jnp.abs(jax.random.normal(key, w.shape)) + 0.1, STACK
+        )
+        # One slice has larger weights than the others: a common threshold would take all of it.
+        large = jnp.where(jnp.arange(STACK["up"]["kernel"].shape[axis]) == 0, 10.0, 1.0)
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        weights["up"]["kernel"] = weights["up"]["kernel"] * large.reshape(shape)
+        tickets.append(supjax.Ticket(supjax.apply_masks(weights, masks), masks))
+    counts = [slice_counts(ticket.masks, axis) for ticket in tickets]
+    assert counts[0] == counts[1] == counts[2]
+    result = supjax.superpose(tickets, average=rule, scope="layer", axes_fn=axes_fn)
+    assert slice_counts(result.masks, axis) == counts[0]
+    own = supjax.make_superposition(rule, scope="layer", axes_fn=axes_fn)
+    state = own.init(tickets[0])
+    for ticket in tickets[1:]:
+        state = jax.jit(own.fold)(state, ticket)
+    assert slice_counts(own.result(state).masks, axis) == counts[0]
+    common = supjax.superpose(tickets, average=rule, scope="global")
+    assert slice_counts(common.masks, axis) != counts[0]

@@ -133,3 +133,18 @@ def test_a_superposition_prunes_nothing_of_a_frozen_leaf(rule):
 def test_a_method_without_frozen_leaves_is_itself():
     topology = supjax.make_topology("rigl", density=0.5)
     assert without_frozen(topology, frozenset()) is topology
+
+
+def test_init_says_if_it_cannot_find_out_what_is_frozen():
+    def update(updates, state, params=None, *, hint):
+        return jax.tree.map(lambda u: -hint * u, updates), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    topology = supjax.make_topology("rigl", density=0.5, update_every=2)
+    sparse = supjax.sparsify(tx, topology, jax.random.key(0))
+    with pytest.warns(UserWarning, match=r"^the optimizer cannot be traced .* 'hint'\)$") as caught:
+        state = sparse.init(PARAMS)
+    assert "\n" not in str(caught[0].message)
+    params = supjax.sparse_params(PARAMS, state)
+    updates, state = sparse.update(params, state, params, hint=0.5)  # and says it only once
+    assert float(optax.apply_updates(params, updates)["head"].max()) == 0.5

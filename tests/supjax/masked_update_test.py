@@ -64,6 +64,25 @@ def test_only_entries_of_absent_weights_become_fresh(name):
     assert touched
 
 
+def test_the_history_of_a_line_search_forgets_absent_weights():
+    tx, params = optax.lbfgs(memory_size=3), tiny_problem.params()
+    state = tx.init(params)
+    extra = {"value": jnp.float32(1), "grad": params, "value_fn": lambda p: optax.tree.sum(p) ** 2}
+    for _ in range(2):
+        updates, state = tx.update(params, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+    masked = mask_optimizer_state(tx, state, params, MASKS)
+    histories = [
+        (np.asarray(ours), np.asarray(old))
+        for ours, old in zip(jax.tree.leaves(masked), jax.tree.leaves(state), strict=True)
+        if jnp.shape(old) == (3, *tiny_problem.SHAPE)
+    ]
+    assert len(histories) == 2
+    for ours, old in histories:
+        assert (old[:, ~MASK] != 0).any()
+        np.testing.assert_array_equal(ours, np.where(MASK, old, 0))
+
+
 def test_an_isinstance_walk_is_not_needed_for_a_state_of_ones_own():
     def init(params):
         return {"mine": jax.tree.map(jnp.ones_like, params), "steps": jnp.zeros((), int)}

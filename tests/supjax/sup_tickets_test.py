@@ -126,6 +126,21 @@ def test_it_equals_training_by_the_plan_weight_for_weight(name, options, rule, i
     tree_close(supjax.superposed(after[1], after[0]).params, result.params)
 
 
+@pytest.mark.parametrize(("rule", "further"), [("cia", 0), ("cima", 0), ("caa", 4)])
+def test_the_state_is_one_more_masked_copy(rule, further):
+    """4 bytes a weight and 1 a mask entry; "caa" counts how often weights were active, too."""
+    params = {"w": jax.random.normal(KEY, (64, 96)), "bias": jnp.ones(96)}
+    topology = supjax.make_topology("rigl", density=0.1, update_every=3)
+    wrapped = (
+        supjax.sparsify(optax.adam(0.1), topology, KEY),
+        supjax.sup_tickets(optax.adam(0.1), topology, PLAN, KEY, superposition=rule),
+    )
+    less, more = (sum(x.nbytes for x in jax.tree.leaves(tx.init(params))) for tx in wrapped)
+    copy = 4 * (64 * 96 + 96) + 64 * 96
+    scalars = more - less - copy - further * 64 * 96
+    assert 0 < scalars <= 12
+
+
 def test_two_groups_of_weights_have_methods_of_their_own():
     keys = jax.random.split(jax.random.key(3))
     params = {

@@ -272,13 +272,13 @@ def test_the_registry_names_what_it_takes():
         (
             lambda: make_superposition("cima", betas=1),
             TypeError,
-            "cima takes no argument 'betas'; it takes: density, scope, beta",
+            "cima takes no argument 'betas'; it takes: density, scope, beta, axes_fn",
         ),
         (lambda: make_superposition("cima", beta=2), ValueError, "beta must be in [0, 1], got 2"),
         (
             lambda: superpose(TICKETS, average=RULES["cia"](), density=0.5),
             ValueError,
-            "density, scope and beta are arguments of the rule that average= brings",
+            "density, scope, beta and axes_fn are arguments of the rule that average= brings",
         ),
     ]
     for call, error, message in cases:
