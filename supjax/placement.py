@@ -85,8 +85,8 @@ def _placed(leaf: Any, weight: Any) -> Any:
     """Return a leaf where a weight of its shape lives."""
     sharding = sharding_of(weight)
     if isinstance(weight, jax.core.Tracer):
-        alike = sharding is None
-        return shard_alike(weight, leaf)[1] if alike else jax.sharding.reshard(leaf, sharding)
+        typed = leaf if sharding is None else jax.sharding.reshard(leaf, sharding)
+        return shard_alike(weight, typed)[1]
     held = sharding is None or isinstance(leaf, jax.core.Tracer)
     return leaf if held else jax.device_put(leaf, sharding)
 
