@@ -17,11 +17,14 @@ _OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = (?P<shape>.*?) (?P<kind>[a-z
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?(%?[\w.-]+)")
 
 
+_SHAPE = re.compile(r"[a-z]+\d*\[[\d,]*\]")
+
+
 class Traffic(NamedTuple):
     """Collectives of the part of a program that runs on every call.
 
     Attributes:
-      always: `(kind, shape) -> how many` outside of loops and conditionals.
+      always: `(kind, shape) -> how many arrays` outside of loops and conditionals.
       gated: loops and conditionals there, whose bodies are not looked into.
     """
 
@@ -53,6 +56,6 @@ def traffic(text: str) -> Traffic:
                 gated += 1
                 continue
             if kind in COLLECTIVES:
-                found[kind, re.sub(r"\{.*?\}", "", match["shape"])] += 1
+                found.update((kind, shape) for shape in _SHAPE.findall(match["shape"]))
             waiting += [called.lstrip("%") for called in _CALLED.findall(line)]
     return Traffic(found, gated)

@@ -45,9 +45,7 @@ def _fully_sharded(kind: AxisType) -> Layout:
 def _tensor_parallel(kind: AxisType) -> Layout:
     down = PartitionSpec("model", "data")
     grid = mesh((jax.device_count() // 2, 2), kind)
-    return Layout(
-        grid, {"up/kernel": COLUMNS, "up/bias": MODEL, "down/kernel": down}
-    )
+    return Layout(grid, {"up/kernel": COLUMNS, "up/bias": MODEL, "down/kernel": down})
 
 
 LAYOUTS: dict[str, Callable[[], Layout]] = {

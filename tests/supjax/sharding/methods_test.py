@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 
 import jax
 import numpy as np
@@ -34,12 +35,15 @@ def squares(params):
 
 def walk(name, place):
     """Return the state at the start and after two updates."""
-    method, params, grads = build(name), place(weights()), place(gradient())
+    rounds = {"rounds": 2} if "rounds" in inspect.signature(METHODS[name]).parameters else {}
+    method, params, grads = build(name, **rounds), place(weights()), place(gradient())
     key = jax.random.key(2)
     state = method.init(key, params, loss_fn=squares, output_fn=squares)
     states = [state]
+    # What carries numbers of its own has loops, which outside of a program compile at every call.
+    update = jax.jit(method.update) if jax.tree.leaves(state.extra) else method.update
     for step in (99, 199):
-        state = method.update(key, grads, state, params, step, drop_fraction=0.3)
+        state = update(key, grads, state, params, step, drop_fraction=0.3)
         if method.observe is not None:
             state = method.observe(grads, state)
         states.append(state)
