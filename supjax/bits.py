@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supjax.placement import ROWS, automatic, packed_spec, placed_bits, spec_of
+from supjax.placement import ROWS, automatic, packed_spec, placed_bits, placed_like, spec_of
 from supjax.types import Masks, PyTree
 
 
@@ -58,7 +58,9 @@ def unpack_masks(like: PyTree, packed: PyTree) -> Masks:
     def unpack(leaf: Any, groups: Any) -> Any:
         if groups is None:
             return None
-        return automatic(partial(separate, leaf), groups, out=spec_of(leaf))
+        mask = automatic(partial(separate, leaf), groups, out=spec_of(leaf))
+        # A compiler that splits the weights splits what it unpacks beside them.
+        return mask if isinstance(mask, jax.core.Tracer) else placed_like(mask, leaf)
 
     return jax.tree.map(unpack, like, packed)
 

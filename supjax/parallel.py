@@ -58,7 +58,8 @@ def data_parallel(
       made without the axis name, silently is the first device's.
 
     Raises:
-      ValueError: if there is no such backend, in_axes hold another axis than 0, or "shard_map" is asked for in several processes.
+      ValueError: if there is no such backend, in_axes hold another axis than 0, or "shard_map" is
+        asked for in several processes.
 
     >>> import jax
     >>> import jax.numpy as jnp

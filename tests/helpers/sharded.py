@@ -27,6 +27,11 @@ class Layout(NamedTuple):
 
         return jax.tree_util.tree_map_with_path(put, tree)
 
+    def home(self, leaf):
+        """Return where an array lies: all devices of the mesh for one that lies on any."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return leaf.sharding if isinstance(leaf.sharding, NamedSharding) else everywhere
+
     def batch(self, x):
         """Return examples, split over the axis of the data."""
         return jax.device_put(x, NamedSharding(self.mesh, PartitionSpec("data")))
