@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supjax.checks import check_choice, check_count
+from supjax.placement import sharding_of
 from supjax.trees import is_none
 from supjax.types import PyTree
 
@@ -123,8 +124,8 @@ def _by_shard_map(
     homes = jax.tree.map(partial(NamedSharding, mesh), specs)
 
     def elsewhere(leaf: Any) -> bool:
-        committed = isinstance(leaf, jax.Array) and getattr(leaf, "committed", False)
-        return committed and leaf.sharding.device_set != set(mesh.devices.flat)
+        home = None if isinstance(leaf, jax.core.Tracer) else sharding_of(leaf)
+        return home is not None and home.device_set != set(mesh.devices.flat)
 
     def run(*args: Any) -> Any:
         """Move what is committed to other devices, as pmap does."""
