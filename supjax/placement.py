@@ -75,8 +75,9 @@ def beside(state: PyTree, weights: PyTree) -> PyTree:
 
     def place(path: str, leaf: Any) -> Any:
         name = owner(path, homes)
-        fits = name is not None and jnp.shape(homes[name]) == jnp.shape(leaf)
-        return _placed(leaf, homes[name]) if fits else leaf
+        if name is None or jnp.shape(homes[name]) != jnp.shape(leaf):
+            return leaf
+        return _placed(leaf, homes[name])
 
     return map_named(place, state)
 
