@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from supjax.leaf_names import is_affine, is_bias, is_vector, module_of, siblings, words
+from supjax.placement import automatic, spec_of
 from supjax.trees import named_leaves
 from supjax.types import Axes, AxesFn, Params
 
@@ -150,8 +152,13 @@ def to_layers(leaf: jax.Array, stack: tuple[int, ...]) -> jax.Array:
     >>> to_layers(jnp.zeros((5, 3, 4)), (1,)).shape, to_layers(jnp.zeros((5, 3)), ()).shape
     ((3, 5, 4), (1, 5, 3))
     """
-    first = jnp.moveaxis(leaf, stack, range(len(stack)))
-    return first.reshape(slice_count(leaf.shape, stack), *first.shape[len(stack) :])
+    rest = [entry for axis, entry in enumerate(spec_of(leaf)) if axis not in stack]
+
+    def merged(leaf: jax.Array) -> jax.Array:
+        first = jnp.moveaxis(leaf, stack, range(len(stack)))
+        return first.reshape(slice_count(leaf.shape, stack), *first.shape[len(stack) :])
+
+    return automatic(merged, leaf, out=PartitionSpec(None, *rest))
 
 
 def from_layers(layers: jax.Array, shape: Shape, stack: tuple[int, ...]) -> jax.Array:
@@ -163,7 +170,14 @@ def from_layers(layers: jax.Array, shape: Shape, stack: tuple[int, ...]) -> jax.
     True
     """
     lengths = tuple(shape[i] for i in stack)
-    return jnp.moveaxis(layers.reshape(*lengths, *layers.shape[1:]), range(len(stack)), stack)
+    rest = iter(spec_of(layers)[1:])
+    out = PartitionSpec(*(None if i in stack else next(rest) for i in range(len(shape))))
+
+    def separated(layers: jax.Array) -> jax.Array:
+        split = layers.reshape(*lengths, *layers.shape[1:])
+        return jnp.moveaxis(split, range(len(stack)), stack)
+
+    return automatic(separated, layers, out=out)
 
 
 def _first(depth: int, ndim: int) -> tuple[int, ...]:

@@ -8,12 +8,14 @@ bits by a hundredth (benchmarks/sparsify_overhead.py). All axes but one are thos
 so that bits are sharded, stacked and mapped over as these are.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supjax.placement import ROWS, automatic, packed_spec, placed_bits, placed_like, spec_of
 from supjax.types import Masks, PyTree
 
 
@@ -24,12 +26,15 @@ def pack_masks(masks: Masks) -> PyTree:
     {'b': None, 'k': Array([[3, 2]], dtype=uint8)}
     """
 
-    def pack(mask: jax.Array) -> jax.Array:
+    def grouped(mask: jax.Array) -> jax.Array:
         mask = mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
         *stack, rows, columns = mask.shape
-        padded = jnp.pad(mask, [*[(0, 0)] * len(stack), (0, -rows % 8), (0, 0)])
-        groups = padded.reshape(*stack, -(-rows // 8), 8, columns).astype(jnp.uint8)
+        padded = jnp.pad(mask, [*[(0, 0)] * len(stack), (0, -rows % ROWS), (0, 0)])
+        groups = padded.reshape(*stack, -(-rows // ROWS), ROWS, columns).astype(jnp.uint8)
         return jnp.sum(groups << _row_of_bit(groups.ndim), axis=-2, dtype=jnp.uint8)
+
+    def pack(mask: jax.Array) -> jax.Array:
+        return placed_bits(automatic(grouped, mask, out=packed_spec(mask)), mask)
 
     return jax.tree.map(pack, masks)
 
@@ -44,17 +49,22 @@ def unpack_masks(like: PyTree, packed: PyTree) -> Masks:
     [[True, False], [True, True]]
     """
 
-    def unpack(leaf: Any, groups: Any) -> Any:
-        if groups is None:
-            return None
+    def separate(leaf: Any, groups: jax.Array) -> jax.Array:
         *stack, count, columns = groups.shape
         rows = leaf.shape[-2] if leaf.ndim == groups.ndim else 1  # a vector is one row
         bits = (groups[..., None, :] >> _row_of_bit(groups.ndim + 1)) & np.uint8(1)
-        return (bits != 0).reshape(*stack, 8 * count, columns)[..., :rows, :].reshape(leaf.shape)
+        return (bits != 0).reshape(*stack, ROWS * count, columns)[..., :rows, :].reshape(leaf.shape)
+
+    def unpack(leaf: Any, groups: Any) -> Any:
+        if groups is None:
+            return None
+        mask = automatic(partial(separate, leaf), groups, out=spec_of(leaf))
+        # A compiler that splits the weights splits what it unpacks beside them.
+        return mask if isinstance(mask, jax.core.Tracer) else placed_like(mask, leaf)
 
     return jax.tree.map(unpack, like, packed)
 
 
 def _row_of_bit(ndim: int) -> np.ndarray:
     """Return 0 to 7 along the last axis but one of `ndim`."""
-    return np.arange(8, dtype=np.uint8).reshape((1,) * (ndim - 2) + (8, 1))
+    return np.arange(ROWS, dtype=np.uint8).reshape((1,) * (ndim - 2) + (ROWS, 1))

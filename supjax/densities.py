@@ -22,6 +22,7 @@ from supjax.axes import (
 from supjax.checks import check_choice, check_density
 from supjax.filters import warn_of_dense
 from supjax.masks import leaf_key, map_maskable
+from supjax.placement import beside
 from supjax.selection import top_k_mask
 from supjax.trees import same_names
 from supjax.types import Axes, AxesFn, LeafFilter, Masks, Params, PyTree
@@ -214,4 +215,4 @@ def init_masks(
         layers = jax.vmap(top_k_mask)(to_layers(scores, stack), wanted)
         return from_layers(layers, weight.shape, stack)
 
-    return map_maskable(draw, params, filter_fn)
+    return beside(map_maskable(draw, params, filter_fn), params)

@@ -1,6 +1,6 @@
 """One optimizer step of a sparse network: whatever lies outside the masks stays fresh and still."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from supjax.masks import apply_masks
-from supjax.trees import map_named, named_leaves
+from supjax.trees import map_named, named_leaves, owner
 from supjax.types import Masks, Params, PyTree
 
 
@@ -52,7 +52,7 @@ def mask_optimizer_state(
         lambda entry, new, mask: entry if mask is None else jnp.where(mask, entry, new),
         opt_state,
         fresh,
-        _map_weight_entries(tx, place, opt_state, list(flags)),
+        _map_weight_entries(tx, place, opt_state, flags),
     )
 
 
@@ -60,7 +60,7 @@ def _map_weight_entries(
     tx: optax.GradientTransformation,
     f: Callable[[str, Any], Any],
     opt_state: PyTree,
-    names: Sequence[str],
+    names: Container[str],
 ) -> PyTree:
     """Return a state's tree with `f(name of a weight, entry)` on its copies of the params.
 
@@ -70,6 +70,11 @@ def _map_weight_entries(
     params, as labels by a function of the user's do, which then raise whatever they raise; there,
     an entry belongs to the weight with the longest name that its own path ends in.
     """
+
+    def by_path(path: str, entry: Any) -> Any:
+        name = owner(path, names)
+        return None if name is None else f(name, entry)
+
     try:
         return optax.tree.map_params(
             tx,
@@ -79,14 +84,7 @@ def _map_weight_entries(
             is_leaf=lambda _: True,
         )
     except Exception:
-        longest_first = sorted(names, key=len, reverse=True)
-
-    def by_path(path: str, entry: Any) -> Any:
-        ends = (name for name in longest_first if f"/{path}".endswith(f"/{name}"))
-        name = next(ends, None)
-        return None if name is None else f(name, entry)
-
-    return map_named(by_path, opt_state)
+        return map_named(by_path, opt_state)
 
 
 def with_masks(params: Params, masks: Masks) -> Masks:

@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from supjax.axes import slice_count, stack_axes
 from supjax.filters import bind, warn_of_dense
+from supjax.placement import automatic, beside
 from supjax.trees import map_named, named_leaves, rehang, same_names
 from supjax.types import AxesFn, LeafFilter, Masks, Params, PyTree, Ticket
 
@@ -31,6 +33,10 @@ def count_true(mask: jax.Array) -> jax.Array:
     >>> int(count_true(jnp.array([[True, False], [True, True]])))
     3
     """
+    return automatic(_count, mask, out=PartitionSpec())
+
+
+def _count(mask: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(mask, cpu=_folded_count, default=_plain_count)
 
 
@@ -156,7 +162,7 @@ def dense_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:
     """
     masks = map_maskable(lambda _, w: jnp.ones(w.shape, bool), params, filter_fn)
     warn_of_dense(params, filter_fn)
-    return masks
+    return beside(masks, params)
 
 
 def given_masks(params: Params, masks: Masks | Ticket) -> Masks:
@@ -176,7 +182,7 @@ def given_masks(params: Params, masks: Masks | Ticket) -> Masks:
     check_masks(params, masks)
     if not jax.tree.leaves(masks):
         raise ValueError("masks= holds no mask: all of its leaves are None")
-    return jax.tree.map(jnp.array, masks)
+    return beside(jax.tree.map(jnp.array, masks), params)
 
 
 def nonzero_masks(params: Params, filter_fn: LeafFilter | None = None) -> Masks:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supjax.masks import count_true
+from supjax.placement import automatic, spec_of
 from supjax.trees import is_none, path_str
 from supjax.types import Masks, PyTree, Scalar
 
@@ -51,6 +52,11 @@ def select(leaves: list[Leaf], k: jax.Array, *, magnitudes: bool = False) -> lis
     Returns:
       A bool array for every leaf, in its shape; ties go to the lowest leaf and index.
     """
+    specs = [spec_of(scores) for scores, _ in leaves]
+    return automatic(partial(_select, magnitudes=magnitudes), leaves, k, out=specs)
+
+
+def _select(leaves: list[Leaf], k: jax.Array, magnitudes: bool) -> list[jax.Array]:
     if not any(scores.size for scores, _ in leaves):
         return [jnp.zeros(scores.shape, bool) for scores, _ in leaves]
     dtype = jnp.result_type(*(_widened(scores).dtype for scores, _ in leaves))

@@ -12,6 +12,7 @@ from supjax.checks import check_key, check_trainer
 from supjax.frozen import Names, frozen_leaves, trained_only, trained_weights, without_frozen
 from supjax.masked_update import masked_update, with_masks
 from supjax.masks import apply_masks, check_masks, count_true, given_masks
+from supjax.placement import beside, placed_like
 from supjax.trees import map_named, named_leaves, rehang
 from supjax.types import Masks, Params, PyTree, Ticket, TopologyState, TopologyTransform
 
@@ -178,8 +179,8 @@ def sparse_transformation(
         first, rest = jax.random.split(key)
         weights = trained_weights(params)
         given = {} if masks is None else {"masks": given_masks(weights, masks)}
-        method, frozen = method_for(params)
-        state = method.init(first, weights, **given)
+method, frozen = method_for(params)
+        state = beside(method.init(first, weights, **given), weights)
         start = apply_masks(params, with_masks(params, state.masks))
         return SparsifyState(
             inner=tx.init(start),
@@ -251,15 +252,18 @@ def _in_place_if(predicate: jax.Array, f: Callable[[PyTree], PyTree], carry: PyT
         return _if(predicate, f, carry)
 
     def turn(state: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
-        return jnp.zeros_like(state[0]), f(state[1])
+        return jnp.zeros_like(state[0]), placed_like(f(state[1]), state[1])
 
-    return jax.lax.while_loop(lambda state: state[0], turn, (predicate, carry))[1]
+    after = jax.lax.while_loop(lambda state: state[0], turn, (predicate, carry))[1]
+    return placed_like(after, carry)
 
 
 def _if(predicate: jax.Array, f: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
     """Return `f(carry)` if the predicate holds and the carry as it is otherwise."""
     if isinstance(predicate, jax.core.Tracer):
-        return jax.lax.cond(predicate, f, lambda untouched: untouched, carry)
+        return jax.lax.cond(
+            predicate, lambda old: placed_like(f(old), old), lambda untouched: untouched, carry
+        )
     return f(carry) if predicate else carry
 
 

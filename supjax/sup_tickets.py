@@ -10,6 +10,7 @@ import optax
 from supjax.checks import check_count, check_fraction, check_trainer
 from supjax.exploring import exploring
 from supjax.masks import apply_masks
+from supjax.placement import beside, placed_like
 from supjax.schedules import CyclePlan
 from supjax.sparsify import (
     Collector,
@@ -307,7 +308,7 @@ def _collector(rule: Superposition, due: Callable[[Any], Any]) -> Collector:
 
     def init(params: Params, masks: Masks) -> Collected:
         ticket = Ticket(params, masks)
-        empty = jax.tree.map(jnp.zeros_like, first(ticket))
+        empty = beside(jax.tree.map(jnp.zeros_like, first(ticket)), params)
         again: Any = jax.tree.structure(jax.eval_shape(further, empty, ticket))
         if again != jax.tree.structure(empty):
             raise TypeError("superposition must keep the structure of its state: its fold does not")
@@ -315,7 +316,8 @@ def _collector(rule: Superposition, due: Callable[[Any], Any]) -> Collector:
 
     def fold(collected: Collected, params: Params, masks: Masks) -> Collected:
         def with_dtypes(new: Collected) -> Collected:
-            return jax.tree.map(lambda old, leaf: jnp.asarray(leaf, old.dtype), collected, new)
+            typed = jax.tree.map(lambda old, leaf: jnp.asarray(leaf, old.dtype), collected, new)
+            return placed_like(typed, collected)
 
         ticket = Ticket(params, masks)
         return jax.lax.cond(

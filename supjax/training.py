@@ -11,6 +11,7 @@ import optax
 from supjax.checks import check_key, check_trainer
 from supjax.masked_update import mask_optimizer_state, masked_update
 from supjax.masks import apply_masks
+from supjax.placement import beside
 from supjax.types import Params, PyTree, Scalar, Ticket, TopologyState, TopologyTransform
 
 LossFn = Callable[[Params, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTree, PyTree]]]
@@ -87,7 +88,7 @@ def create_train_state(
     """
     check_trainer(tx, topology)
     first, rest = jax.random.split(check_key(key))
-    start = topology.init(first, params, **init_args)
+    start = beside(topology.init(first, params, **init_args), params)
     params = apply_masks(params, start.masks)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

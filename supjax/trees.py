@@ -9,7 +9,7 @@ with `rehang`; what is inside then maps trees of one structure.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax
@@ -85,6 +85,17 @@ def map_named(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     """
     named = iter((n, leaf) for n, leaf in named_leaves(tree).items() if leaf is not None)
     return jax.tree.map(lambda _: f(*next(named)), tree)
+
+
+def owner(path: str, names: Container[str]) -> str | None:
+    """Return the longest name that a path ends in: the weight that an entry of a state is of.
+
+    >>> owner("0/trace/head/kernel", ["kernel", "head/kernel"]), owner("count", ["kernel"])
+    ('head/kernel', None)
+    """
+    parts = path.split("/")
+    ends = ("/".join(parts[i:]) for i in range(len(parts) + 1))  # the last is a bare array's name
+    return next((end for end in ends if end in names), None)
 
 
 def same_names(

@@ -2,7 +2,8 @@
 
 Programs are compiled without XLA's expensive passes, also in the processes that tests start: the
 suite spends most of its time in the compiler, and takes two thirds of the time so. With
-`JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` it runs the programs that users run.
+`JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` it runs the programs that users run. The tests of
+sharding start a process of their own with eight devices, by `SUPJAX_TEST_DEVICES`.
 """
 
 import os
@@ -14,7 +15,7 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", int(os.environ.get("SUPJAX_TEST_DEVICES", "4")))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax-tests")
