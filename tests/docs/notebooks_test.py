@@ -34,6 +34,7 @@ def checkout(monkeypatch, tmp_path):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("TINY_NOTEBOOKS", "1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax-tests"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     return tmp_path
@@ -73,4 +74,4 @@ def test_links_of_a_notebook_resolve(path):
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "own_model"}
+    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "own_model", "gpt"}
