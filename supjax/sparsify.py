@@ -179,7 +179,7 @@ def sparse_transformation(
         first, rest = jax.random.split(key)
         weights = trained_weights(params)
         given = {} if masks is None else {"masks": given_masks(weights, masks)}
-method, frozen = method_for(params)
+        method, frozen = method_for(params)
         state = beside(method.init(first, weights, **given), weights)
         start = apply_masks(params, with_masks(params, state.masks))
         return SparsifyState(
