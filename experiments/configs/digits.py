@@ -19,10 +19,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.batch_size = 64
     config.epochs = 40
     config.sparsity = 0.9
-    config.topology.update_every = 60
-    config.topology.ramp_epochs = (0, 16)
+    config.topology.update({"update_every": 60, "ramp_epochs": (0, 16), "drop_decay": "cosine"})
     config.optimizer.learning_rate = 0.05
-    config.sup_tickets.update({"cycle_fraction": 0.3, "low": 5e-4, "high": 5e-3})
+    # A cycle has 76 steps: what it grows must be trained in them (docs/study.md).
+    config.sup_tickets.update({"cycle_fraction": 0.3, "low": 5e-4, "high": 0.1, "exploration": 0.1})
     return common.finish(config, arg, runlocal)
 
 

@@ -21,7 +21,7 @@ def summary(words: str, accuracies: dict[str, list[float]], config: Any = digits
         for i, value in enumerate(values)
     ]
     content = {
-        "result": networks[-1]["name"],
+        "result": [n["name"] for n in networks if n["kind"] != "ensemble"][-1],
         "networks": networks,
         "config": config.get_config(words).to_dict(),
     }
