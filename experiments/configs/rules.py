@@ -168,6 +168,16 @@ RELATIONS = (
         "leave epochs for the normal phase",
         lambda c: c.sup_tickets.enabled and _only_cycles(c),
     ),
+    Relation(
+        "sup_tickets.start_from",
+        "be empty with sup_tickets.enabled False: it is the cyclic phase that starts there",
+        lambda c: bool(c.sup_tickets.start_from) and not c.sup_tickets.enabled,
+    ),
+    Relation(
+        "sup_tickets.start_from",
+        "be empty with method {method}, which has no density to keep to",
+        lambda c: bool(c.sup_tickets.start_from) and "density" not in _parameters(c),
+    ),
     Relation("topology.ramp_epochs", "ascend within the run's {epochs} epochs", _ramp_outside),
     Relation(
         "topology.initial_sparsity",

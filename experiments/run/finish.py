@@ -1,7 +1,7 @@
 """The end of a run: evaluate what it kept, write result and summary, draw the plots."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,10 +12,12 @@ import supjax
 from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.recorder import Recorder
 from experiments.records.summary import render_table, write_summary
+from experiments.run.averages import EMA, TAIL
 from experiments.run.build import RunParts
 from experiments.run.host import Clock, wait_for_all
 from experiments.run.plots import plot_run
 from experiments.run.seed_axis import SeedAxis
+from experiments.run.start import start_path
 from experiments.run.steps import RunState, Steps
 from experiments.saying import say
 from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
@@ -49,7 +51,7 @@ def finish_run(
     plan, folders = parts.plan, recorder.folders
     scored = [
         _scored(steps, seeds, folders, {**entry, "file": file}, [file])
-        for file, entry in kept_networks(plan, parts.include_pretrained)
+        for file, entry in kept_networks(plan, parts.include_pretrained, parts.shares)
     ]
     tickets = [ticket_name(i + 1) for i in range(plan.num_cycles)]
     if len(tickets) > 1:
@@ -69,6 +71,7 @@ def finish_run(
             "wall_seconds": clock.elapsed,
             "images_per_second": clock.images_per_second,
             "plan": {**plan._asdict(), "steps_per_epoch": parts.steps_per_epoch},
+            **started(parts, folder),
             "config": folder.config.to_dict(),
             "hardware": hardware(steps.devices),
             "seeds_together": len(folders),
@@ -92,18 +95,29 @@ def _write(folder: RunFolder, result: str, summary: dict[str, Any]) -> None:
     say(render_table(summary, folder.path))
 
 
+def started(parts: RunParts, folder: RunFolder) -> dict[str, Any]:
+    """Return the block `start_from` of a run that started from a trained network, or nothing."""
+    if parts.start is None:
+        return {}
+    extra = parts.plan.cyclic_steps
+    block = {"path": str(start_path(folder)), "density": parts.start.density, "extra_steps": extra}
+    return {"start_from": block | {"extra_epochs": extra / parts.steps_per_epoch}}
+
+
 def kept_networks(
-    plan: supjax.CyclePlan, include_pretrained: bool
+    plan: supjax.CyclePlan, include_pretrained: bool, averages: Iterable[str] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return file name and description of every network that a run of this plan keeps.
 
     >>> plan = supjax.CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1)
-    >>> [file for file, _ in kept_networks(plan, True)]
-    ['pretrained', 'ticket_1', 'superposed_1']
+    >>> [file for file, _ in kept_networks(plan, True, ["ema"])]
+    ['pretrained', 'ticket_1', 'superposed_1', 'ema']
     """
+    names = {EMA: "moving average", TAIL: "mean of the last cycle"}
+    along = [(a, {"name": names[a], "kind": a, "step": plan.total_steps}) for a in averages]
     if plan.num_cycles == 0:
         entry = {"name": "final network", "kind": "final", "step": plan.normal_steps}
-        return [(PRETRAINED, entry)]
+        return [(PRETRAINED, entry), *along]
     entry = {"name": "end of normal phase", "kind": "pretrained", "step": plan.normal_steps}
     kept: list[tuple[str, dict[str, Any]]] = [(PRETRAINED, entry)]
     first = 0 if include_pretrained else 1
@@ -113,7 +127,7 @@ def kept_networks(
         members = f"{first}-{i}" if i > first else f"{i}"
         entry = {"name": f"superposed {members}", "kind": "superposed", "step": last_step + 1}
         kept.append((superposed_name(i), entry))
-    return kept
+    return [*kept, *along]
 
 
 def _scored(
@@ -142,12 +156,14 @@ def flops(parts: RunParts, ticket: supjax.Ticket) -> dict[str, float]:
     """Return the forward FLOPs of the dense network, and the run's costs relative to dense ones."""
     layers = image_flops(parts.model, parts.dataset.image_shape, ticket)
     dense, sparse = total_flops(layers), total_flops(layers, ticket.masks)
-    total = parts.plan.total_steps
+    topology, total = parts.topology, parts.plan.total_steps
+    if first := parts.first_step:  # of the cyclic phase alone
+        due, total = parts.timeline.topology.due, total - first
+        topology = topology._replace(due=lambda step: due(step + first))
     return {
         "dense_forward": dense,
         "inference_relative": sparse / dense,
-        "train_relative": train_flops(parts.topology, dense, sparse, total_steps=total)
-        / (3 * dense),
+        "train_relative": train_flops(topology, dense, sparse, total_steps=total) / (3 * dense),
     }
 
 
