@@ -77,8 +77,8 @@ def render_table(
     Args:
       summary: `networks`, `result`, `exploration_rate`, `flops`, `wall_seconds`,
         `images_per_second`, `hardware` as in `summary.json`; what is missing is shown as "-". A
-        network has `name`, `kind` (pretrained, ticket, superposed, ensemble, final, ema or tail), `density`
-        and, where it was evaluated, `validation` and `test` with `accuracy` and `loss`.
+        network has `name`, `kind` (pretrained, ticket, superposed, ensemble, final, ema, tail),
+        `density` and, where it was evaluated, `validation` and `test` with `accuracy` and `loss`.
       workdir: folder of the run, to say which files lie there.
       terminal: whether to use a terminal's width and styles; None looks at standard output.
 

@@ -161,6 +161,7 @@ def test_the_columns_of_a_table_for_programs_are_numbers_or_empty(sweep, tmp_pat
             **{"tickets_mean": 89, "tickets_seeds": 1},  # of a single seed no deviation is known
             **{"base_sup_mean": 91, "base_sup_seeds": 1},
             **{"ensemble_mean": 92, "ensemble_seeds": 1},
+            **{"base_ema_seeds": 0, "ema_seeds": 0, "tail_seeds": 0},
         }
     )
     unknown = {"difference", "difference_half_width", "difference_seeds", "p", "published_base"}
