@@ -93,11 +93,11 @@ def _file(path: Path) -> Path:
     """Return the ticket file that a path stands for."""
     if path.is_file():
         return path
-    if not path.is_dir():
-        raise ConfigError(f"{FIELD} must be a ticket file or the folder of a run, got {path}: gone")
     run = RunFolder(path)
     if not run.config_file.exists():
-        raise ConfigError(f"{FIELD} must be a ticket file or the folder of a run, got {path}")
+        raise ConfigError(
+            f"{FIELD} must be a ticket file or the folder of a run, and there is none at {path}"
+        )
     if not is_finished(path):
         raise ConfigError(f"{FIELD} must be a finished run, and {path} is not finished")
     return run.ticket_file(PRETRAINED)

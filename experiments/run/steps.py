@@ -10,7 +10,8 @@ import numpy as np
 import supjax
 from experiments.data.types import Batch, Shard
 from experiments.run.averages import averaged, remasked
-from experiments.run.build import AXIS, RunParts, make_metrics_fn
+from experiments.run.build import AXIS, RunParts
+from experiments.run.losses import make_metrics_fn
 from experiments.run.seed_axis import SeedAxis
 from supjax.analysis import exploration_rate
 from supjax.training import TrainState
