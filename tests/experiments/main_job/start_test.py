@@ -9,6 +9,7 @@ import pytest
 
 import supjax
 from experiments import train
+from experiments.analysis.finished_run import FinishedRun
 from experiments.errors import ConfigError, InterruptedRunError, RunError
 from experiments.records.folder import PRETRAINED, RunFolder
 from experiments.records.metrics import read_metrics
@@ -78,6 +79,17 @@ def test_only_the_extra_steps_are_counted_and_the_table_says_so(base, cycles):
     # RigL's dense gradient once in each of two cycles of 8 steps: (3 f_S 8 + 2 f_S + 1) / 9
     expected = (26 * own + 1) / 27
     assert summary["flops"]["train_relative"] == pytest.approx(expected)
+
+
+def test_a_started_run_is_analysed_and_scored_without_what_it_started_from(cycles, tmp_path):
+    folder, summary = cycles
+    copy = RunFolder(shutil.copytree(folder.path, tmp_path / "run"))
+    text = copy.summary_file.read_text().replace(summary["start_from"]["path"], "gone")
+    copy.summary_file.write_text(text)
+    opened = FinishedRun(copy.path, batches=1)
+    assert same_bits(opened.superposed, folder.load_ticket(FILES[-1]))
+    [accuracy] = opened.stored_scores([opened.tickets[0]])[1]
+    assert accuracy == summary["networks"][1]["validation"]["accuracy"]
 
 
 def test_a_run_without_cycles_gives_its_final_network(tmp_path):
