@@ -52,6 +52,9 @@ COLUMNS = (
     "tickets",
     "base + Sup",
     "ensemble",
+    "base EMA",
+    "EMA",
+    "tail",
     "difference",
     "p",
     "published",
@@ -59,6 +62,7 @@ COLUMNS = (
 """Of the table for people."""
 
 _SPREADS = {"base": "base", "tickets": "ticket", "base_sup": "sup", "ensemble": "ensemble"}
+_SPREADS |= {"base_ema": "base_ema", "ema": "ema", "tail": "tail"}
 """Columns of report.csv with mean, deviation and seeds, and the fields of `Setting` they show."""
 
 NUMERIC_COLUMNS = (
@@ -85,6 +89,9 @@ def row(setting: Setting) -> dict[str, str]:
         "tickets": _spread(setting.ticket),
         "base + Sup": _spread(setting.sup),
         "ensemble": _spread(setting.ensemble),
+        "base EMA": _spread(setting.base_ema),
+        "EMA": _spread(setting.ema),
+        "tail": _spread(setting.tail),
         "difference": f"{test.mean:+.2f} ± {_number(test.half_width)}" if test else "-",
         "p": _p_value(test.p_value if test else None),
         "published": f"{_number(number.base)} -> {_number(number.sup_tickets)}" if number else "-",
@@ -127,7 +134,13 @@ def _spread(values: dict[int, float]) -> str:
 
 def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
     """Return the report as Markdown."""
-    shown = [c for c in COLUMNS if c != "variant" or any(s.key.variant for s in settings)]
+    present = {
+        "variant": any(s.key.variant for s in settings),
+        "base EMA": any(s.base_ema for s in settings),
+        "EMA": any(s.ema for s in settings),
+        "tail": any(s.tail for s in settings),
+    }
+    shown = [column for column in COLUMNS if present.get(column, True)]
     rows = [shown, ["---"] * len(shown), *([row(s)[c] for c in shown] for s in settings)]
     lines = ["# Report", "", *("| " + " | ".join(r) + " |" for r in rows), ""]
     lines += [
@@ -137,6 +150,11 @@ def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
         f"95 % interval; `p`: two-sided paired t-test; `published`: {SOURCE}, where the set-up is",
         "the published one (but for the examples held out for validation).",
     ]
+    if present["base EMA"] or present["EMA"] or present["tail"]:
+        lines += ["`base EMA`, `EMA`: moving averages of the weights of the base method and of the"]
+        lines += ["runs with Sup-tickets; `tail`: the mean of the weights of the last cycle."]
+    if any("epochs extra" in setting.key.variant for setting in settings):
+        lines += ["`epochs extra`: cycles on a network that was trained before, beyond its budget."]
     seeds = {seed for setting in settings for seed in (*setting.base, *setting.sup)}
     partial = [s for s in settings if set(s.base) != seeds or set(s.sup) != seeds]
     if unfinished or partial:

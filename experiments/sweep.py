@@ -101,6 +101,11 @@ def parse_grid(text: str) -> list[SweepRun]:
             raise ConfigError(f"unknown axis {name!r}; known: {', '.join(sorted(SHORT_NAMES))}")
         if name in axes:
             raise ConfigError(f"axis {name!r} is named twice")
+        if SHORT_NAMES[name] == "sup_tickets.start_from":  # would be part of a folder's name
+            raise ConfigError(
+                f"axis {name!r} holds paths: give all runs one, after --, as "
+                "--config.sup_tickets.start_from=PATH, with {seed} in the place of the seed"
+            )
         if len(set(chosen)) < len(chosen):
             raise ConfigError(f"axis {name!r} has a value twice, got {values}")
         axes[name] = chosen

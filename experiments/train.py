@@ -22,6 +22,7 @@ from experiments.run.host import Clock, StopSignals, agreed_stop, wait_for_all
 from experiments.run.initial import initial_state
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
+from experiments.run.start import start_path
 from experiments.run.steps import NEVER, RunState, Steps, next_step
 from experiments.run.tickets import TicketRecorder
 
@@ -90,7 +91,7 @@ class Run(NamedTuple):
 def open_run(folders: Sequence[RunFolder], devices: int) -> Iterator[Run]:
     """Return a run whose folders are locked until the context ends."""
     config = folders[0].config
-    parts = build(config, open_dataset(config))
+    parts = build(config, open_dataset(config), folders)
     with Recorder(folders, config.runtime) as recorder:
         seeds = SeedAxis([folder.config.seed for folder in folders])
         steps = make_steps(parts, seeds, devices, config.runtime)
@@ -109,7 +110,7 @@ def train(run: Run, runtime: ConfigDict) -> RunState:
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         state, lines = restore_or_start(run)
-        step = next_step(state)
+        step, fresh = next_step(state), recorder.newest(0) is None
         if agreed_stop(step, 0) != (step, 0):
             raise RunError(f"{recorder.folders[0].path} must be a folder that all processes share")
         progress = Progress(
@@ -119,10 +120,13 @@ def train(run: Run, runtime: ConfigDict) -> RunState:
             batch_size=run.parts.batch_size,
             enabled=recorder.primary,
         )
-        recorder.follow(progress, step, lines)
+        recorder.follow(progress, step, lines, anew=fresh)
         tickets = TicketRecorder(run.parts, run.steps, recorder, run.seeds)
         state = run.steps.place(state)
         stack.enter_context(progress)
+        if fresh and run.parts.start is not None:  # at the end of a normal phase
+            state, _ = tickets.record(state, step)
+            save(run, step, state)
         while True:
             stop, stopped_by = agreed_stop(next_stop(run, step, runtime), signals.received)
             if stopped_by:
@@ -143,7 +147,7 @@ def train(run: Run, runtime: ConfigDict) -> RunState:
 
 
 def restore_or_start(run: Run) -> tuple[RunState, list[str]]:
-    """Return the newest usable state, or the one at step 0, and lines for the console.
+    """Return the newest usable state, or the run's first one, and lines for the console.
 
     Raises:
       OutOfStepError: if the seeds' newest usable checkpoints are not of the same step.
@@ -159,7 +163,12 @@ def restore_or_start(run: Run) -> tuple[RunState, list[str]]:
     template = template._replace(superposition=first_member)
     restored = run.recorder.restore(template)
     if restored is None:
-        return seeds.stack([start(index) for index in range(len(seeds.seeds))]), []
+        first = seeds.stack([start(index) for index in range(len(seeds.seeds))])
+        return first, [] if parts.start is None else [
+            f"{run.recorder.label(i)}starting at step {parts.first_step} of "
+            f"{parts.plan.total_steps} from {start_path(folder)}"
+            for i, folder in enumerate(run.recorder.folders)
+        ]
     states, info, lines = restored
     run.clock.go_on(info["clock"])
     step = f"continuing at step {info['step']} of {parts.plan.total_steps}"

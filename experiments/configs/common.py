@@ -91,6 +91,8 @@ SHORT_NAMES = {
     "include_pretrained": "sup_tickets.include_pretrained",
     "select": "sup_tickets.select",
     "batch_stats": "sup_tickets.batch_stats",
+    "start_from": "sup_tickets.start_from",
+    "continue_from": "sup_tickets.continue_from",
 }
 """Words of a config's argument and the fields that they set."""
 

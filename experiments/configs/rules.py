@@ -181,6 +181,16 @@ RELATIONS = (
         "fewer fits them (or sup_tickets.force_select=True)",
         _too_few_to_choose,
     ),
+    Relation(
+        "sup_tickets.start_from",
+        "be empty with sup_tickets.enabled False: it is the cyclic phase that starts there",
+        lambda c: bool(c.sup_tickets.start_from) and not c.sup_tickets.enabled,
+    ),
+    Relation(
+        "sup_tickets.start_from",
+        "be empty with method {method}, which has no density to keep to",
+        lambda c: bool(c.sup_tickets.start_from) and "density" not in _parameters(c),
+    ),
     Relation("topology.ramp_epochs", "ascend within the run's {epochs} epochs", _ramp_outside),
     Relation(
         "topology.initial_sparsity",

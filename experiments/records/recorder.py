@@ -93,15 +93,26 @@ class Recorder:
         lines = [f"{self.label(i)}{note}" for i, own in enumerate(notes) for note in own]
         return list(states), infos[0], lines
 
-    def follow(self, progress: Progress, step: int, lines: Sequence[str]) -> None:
-        """Open the metrics files and show the bar, from `step` steps on."""
+    def follow(
+        self, progress: Progress, step: int, lines: Sequence[str], *, anew: bool = False
+    ) -> None:
+        """Open the metrics files and show the bar, from `step` steps on.
+
+        Args:
+          progress: the bar.
+          step: training steps done.
+          lines: for the console.
+          anew: whether what was written about this very step is written again, as no checkpoint
+            says that it is complete.
+        """
         self.progress = progress
         self._saved_step = step
         for line in lines:
             progress.log(line)
         for folder in self.folders if self.primary else ():
             tensorboard = self._runtime.tensorboard
-            writer = MetricWriter(folder.path, resume_step=step, tensorboard=tensorboard)
+            done = step - 1 if anew else step
+            writer = MetricWriter(folder.path, resume_step=done, tensorboard=tensorboard)
             self._stack.callback(writer.close)
             self._writers.append(writer)
 

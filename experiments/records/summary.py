@@ -77,8 +77,8 @@ def render_table(
     Args:
       summary: `networks`, `result`, `exploration_rate`, `flops`, `wall_seconds`,
         `images_per_second`, `hardware` as in `summary.json`; what is missing is shown as "-". A
-        network has `name`, `kind` (pretrained, ticket, superposed, ensemble or final), `density`
-        and, where it was evaluated, `validation` and `test` with `accuracy` and `loss`.
+        network has `name`, `kind` (pretrained, ticket, superposed, ensemble, final, ema, tail),
+        `density` and, where it was evaluated, `validation` and `test` with `accuracy` and `loss`.
       workdir: folder of the run, to say which files lie there.
       terminal: whether to use a terminal's width and styles; None looks at standard output.
 
@@ -122,6 +122,7 @@ def _figures(summary: Mapping[str, Any], workdir: Path | None) -> RenderableType
     seconds, speed = summary.get("wall_seconds"), summary.get("images_per_second")
     on = f" on {device['devices']} x {device['device']}" if device else ""
     lines = [
+        *_start(summary),
         *_differences(summary),
         *_judgement(summary),
         (
@@ -152,6 +153,14 @@ def _figures(summary: Mapping[str, Any], workdir: Path | None) -> RenderableType
     return grid
 
 
+def _start(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what a run started from, and that its epochs are extra."""
+    start = summary.get("start_from")
+    if not start:
+        return []
+    return [("started from", f"{start['path']}; {start['extra_epochs']:g} epochs extra")]
+
+
 def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Compare the accuracy of a superposed result with what it was made of."""
     networks = summary["networks"]
@@ -160,6 +169,7 @@ def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     split = "validation" if _metric(result, "test", "accuracy") is None else "test"
     found: dict[str, list[float]] = {"pretrained": [], "ticket": [], "ensemble": []}
+    found |= {"ema": [], "tail": []}
     for network in networks:
         accuracy = _metric(network, split, "accuracy")
         if network["kind"] in found and accuracy is not None:
@@ -169,6 +179,8 @@ def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "pretrained": "the end of the normal phase",
         "ticket": f"the mean of {count} ticket{'s' * (count > 1)}",
         "ensemble": "the ensemble of the tickets",
+        "ema": "the moving average of the weights",
+        "tail": "the mean of the last cycle",
     }
     accuracy = _metric(result, split, "accuracy")
     lines = [

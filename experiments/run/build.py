@@ -1,7 +1,7 @@
 """From a config to the static parts of a run; the only reader of the config but for `runtime`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,13 @@ import supjax
 from experiments.data.arrays import ArrayDataset
 from experiments.data.loading import load_dataset
 from experiments.data.streaming import StreamedDataset
-from experiments.data.types import Batch
 from experiments.errors import ConfigError
 from experiments.models import create_model
 from experiments.models.fits import network_shapes
+from experiments.records.folder import RunFolder
+from experiments.run.averages import Shares, share_schedules
+from experiments.run.losses import make_loss_fn
+from experiments.run.start import Start, start_of
 from experiments.run.timeline import Timeline
 from supjax.allocation import budget, exact
 from supjax.superposition import SUPERPOSITIONS
@@ -53,6 +56,10 @@ class RunParts(NamedTuple):
       select: rule that chooses the result on held-out examples, "none" for the superposition.
       recompute_batches: training batches from which a superposed network's batch-norm statistics
         are estimated; None to average those of its members.
+      continue_superposed: whether a cycle goes on from the superposition instead of its ticket.
+      shares: of the averages of the weights that the run keeps as baselines, by name.
+      start: the networks of the seeds that the cyclic phase starts from; None for a run that has
+        its own normal phase.
     """
 
     dataset: Dataset
@@ -72,11 +79,19 @@ class RunParts(NamedTuple):
     scope: str
     select: str
     recompute_batches: int | None
+    continue_superposed: bool
+    shares: Shares
+    start: Start | None
 
     @property
     def plan(self) -> supjax.CyclePlan:
         """The two phases."""
         return self.timeline.plan
+
+    @property
+    def first_step(self) -> int:
+        """The step at which a fresh run starts."""
+        return 0 if self.start is None else self.plan.normal_steps
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,8 +118,14 @@ def open_dataset(config: ConfigDict) -> Dataset:
     return dataset
 
 
-def build(config: ConfigDict, dataset: Dataset) -> RunParts:
+def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = ()) -> RunParts:
     """Return the static parts of a run of this config on this data set.
+
+    Args:
+      config: a checked one.
+      dataset: its data set.
+      folders: those of the seeds that are to train, whose networks a run with
+        `sup_tickets.start_from` needs; without them nothing can be trained from there.
 
     Raises:
       ConfigError: if they do not fit together; nothing is compiled yet.
@@ -116,7 +137,6 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
     try:
         plan = cycle_plan(config, steps_per_epoch)
         learning_rate = learning_rate_schedule(config, plan, steps_per_epoch)
-        method = topology(config, plan, steps_per_epoch)
         model = create_model(
             config.model.name,
             dataset.num_classes,
@@ -126,6 +146,9 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
         shapes = network_shapes(model, dataset.image_shape)
         masks = jax.eval_shape(supjax.dense_masks, shapes["params"])
         check_sparsity(config, supjax.count_maskable(masks))
+        start = start_of(folders, shapes, target_density(config)) if sup.start_from else None
+        density = None if start is None else start.density
+        method = topology(config, plan, steps_per_epoch, density)
         synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
         return RunParts(
             dataset=dataset,
@@ -146,11 +169,14 @@ def build(config: ConfigDict, dataset: Dataset) -> RunParts:
             loss_fn=make_loss_fn(model, smoothing),
             parallel_loss_fn=make_loss_fn(synced, smoothing),
             init_batches=config.topology.init_batches,
-            superposition=superposition(config),
+            superposition=superposition(config, density),
             include_pretrained=sup.include_pretrained,
             scope=sup.scope,
             select=sup.select,
             recompute_batches=recompute_batches(config, steps_per_epoch),
+            continue_superposed=sup.continue_from == "superposed",
+            shares=share_schedules(config.baselines.ema, config.baselines.tail, plan),
+            start=start,
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
@@ -227,8 +253,24 @@ def learning_rate_schedule(
     return supjax.sup_tickets_schedule(normal, plan, sup.low, sup.high, cycle=sup.schedule)
 
 
-def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -> TopologyTransform:
+RAMP_OVER = {"ramp_start": 0, "ramp_end": 1}
+"""Arguments of a method whose density has come to where it stays."""
+
+
+def topology(
+    config: ConfigDict,
+    plan: supjax.CyclePlan,
+    steps_per_epoch: int,
+    density: float | None = None,
+) -> TopologyTransform:
     """Return the base method, given those of the config's fields that it takes.
+
+    Args:
+      config: a checked one.
+      plan: the two phases.
+      steps_per_epoch: training steps in one epoch.
+      density: of a network that training goes on with, where a ramp is over; None for the
+        config's.
 
     Raises:
       ConfigError: if a density ramp would not come to its end within the normal phase.
@@ -252,7 +294,12 @@ def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -
         offered["stop"] = plan.normal_steps
     if fields.initial_sparsity is not None:
         offered["initial_density"] = round(1 - fields.initial_sparsity, 12)
-    method: TopologyTransform = _call(factory, offered, fields.options)
+    options = dict(fields.options)
+    if density is not None:
+        over = {"density": density, "initial_density": density, **RAMP_OVER}
+        offered |= over
+        options = {name: value for name, value in options.items() if name not in over}
+    method: TopologyTransform = _call(factory, offered, options)
     last_update = next((s for s in reversed(range(plan.normal_steps)) if method.due(s)), -1)
     if method.density_at(last_update + 1) != method.density_at(plan.total_steps):
         raise ConfigError(
@@ -265,10 +312,16 @@ def topology(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -
     return method
 
 
-def superposition(config: ConfigDict) -> Superposition:
-    """Return the averaging rule, given those of the config's fields that it takes."""
+def superposition(config: ConfigDict, density: float | None = None) -> Superposition:
+    """Return the averaging rule, given those of the config's fields that it takes.
+
+    Args:
+      config: a checked one.
+      density: to prune back to; None for the config's.
+    """
     fields = config.sup_tickets
-    offered = {"density": target_density(config), "scope": fields.scope, "beta": fields.beta}
+    density = target_density(config) if density is None else density
+    offered = {"density": density, "scope": fields.scope, "beta": fields.beta}
     return _call(SUPERPOSITIONS[fields.average], offered, fields.options)
 
 
@@ -312,55 +365,3 @@ def without_batch_norm(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path_str(path).rpartition("/")[0] not in norms, params
     )
-
-
-def make_loss_fn(model: Any, label_smoothing: float) -> Callable[..., Any]:
-    """Return the training loss of `supjax.make_train_step`: mean cross entropy, plus accuracy.
-
-    Batches are `experiments.data.Batch`, all of whose weights are 1 in training.
-    """
-
-    def loss_fn(
-        params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
-        del key
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch.images,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
-        loss = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch.labels, dtype=jnp.float32)
-        return jnp.mean(loss), (updated.get("batch_stats", {}), {"accuracy": accuracy})
-
-    return loss_fn
-
-
-def make_metrics_fn(model: Any) -> Callable[..., Any]:
-    """Return `(tickets, batch) -> sums` over a batch: loss, correct answers, examples.
-
-    Several tickets answer together, by the mean of their class probabilities; one answers for
-    itself. Padded examples have weight 0.
-    """
-
-    def metrics_fn(tickets: tuple[supjax.Ticket, ...], batch: Batch) -> PyTree:
-        log_probabilities = [
-            jax.nn.log_softmax(
-                model.apply(
-                    {"params": t.params, "batch_stats": t.batch_stats}, batch.images, train=False
-                )
-            )
-            for t in tickets
-        ]
-        mean = jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0) - jnp.log(len(tickets))
-        loss = -jnp.take_along_axis(mean, batch.labels[:, None], axis=1)[:, 0]
-        hits = jnp.argmax(mean, axis=-1) == batch.labels
-        return {
-            "loss": jnp.sum(loss * batch.weights),
-            "correct": jnp.sum(hits * batch.weights),
-            "examples": jnp.sum(batch.weights),
-        }
-
-    return metrics_fn

@@ -1,7 +1,7 @@
 """The end of a run: evaluate what it kept, write result and summary, draw the plots."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,11 +18,13 @@ from experiments.records.folder import (
 )
 from experiments.records.recorder import Recorder
 from experiments.records.summary import render_table, write_summary
+from experiments.run.averages import EMA, TAIL
 from experiments.run.build import RunParts
 from experiments.run.host import Clock, wait_for_all
 from experiments.run.judging import SPLIT, Judge
 from experiments.run.plots import plot_run
 from experiments.run.seed_axis import SeedAxis
+from experiments.run.start import start_path
 from experiments.run.steps import RunState, Steps
 from experiments.saying import say
 from supjax.analysis import exploration_rate, layer_flops, total_flops, train_flops
@@ -57,7 +59,7 @@ def finish_run(
     judged = judge_networks(parts, steps, recorder)
     scored = [
         _scored(steps, seeds, folders, {**entry, "file": file}, [file])
-        for file, entry in kept_networks(plan, parts.include_pretrained, parts.select)
+        for file, entry in kept_networks(plan, parts.include_pretrained, parts.select, parts.shares)
     ]
     tickets = [ticket_name(i + 1) for i in range(plan.num_cycles)]
     if len(tickets) > 1:
@@ -78,6 +80,7 @@ def finish_run(
             "wall_seconds": clock.elapsed,
             "images_per_second": clock.images_per_second,
             "plan": {**plan._asdict(), "steps_per_epoch": parts.steps_per_epoch},
+            **started(parts, folder),
             "config": folder.config.to_dict(),
             "hardware": hardware(steps.devices),
             "seeds_together": len(folders),
@@ -133,18 +136,29 @@ def result_name(plan: supjax.CyclePlan, select: str) -> str:
     return superposed_name(plan.num_cycles) if select == "none" else SELECTED
 
 
+def started(parts: RunParts, folder: RunFolder) -> dict[str, Any]:
+    """Return the block `start_from` of a run that started from a trained network, or nothing."""
+    if parts.start is None:
+        return {}
+    extra = parts.plan.cyclic_steps
+    block = {"path": str(start_path(folder)), "density": parts.start.density, "extra_steps": extra}
+    return {"start_from": block | {"extra_epochs": extra / parts.steps_per_epoch}}
+
+
 def kept_networks(
-    plan: supjax.CyclePlan, include_pretrained: bool, select: str
+    plan: supjax.CyclePlan, include_pretrained: bool, select: str, averages: Iterable[str] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return file name and description of every network that a run of this plan keeps.
 
     >>> plan = supjax.CyclePlan(normal_steps=4, cycle_steps=2, num_cycles=1)
-    >>> [file for file, _ in kept_networks(plan, True, "guard")]
-    ['pretrained', 'ticket_1', 'superposed_1', 'selected']
+    >>> [file for file, _ in kept_networks(plan, True, "guard", ["ema"])]
+    ['pretrained', 'ticket_1', 'superposed_1', 'selected', 'ema']
     """
+    names = {EMA: "moving average", TAIL: "mean of the last cycle"}
+    along = [(a, {"name": names[a], "kind": a, "step": plan.total_steps}) for a in averages]
     if plan.num_cycles == 0:
         entry = {"name": "final network", "kind": "final", "step": plan.normal_steps}
-        return [(PRETRAINED, entry)]
+        return [(PRETRAINED, entry), *along]
     entry = {"name": "end of normal phase", "kind": "pretrained", "step": plan.normal_steps}
     kept: list[tuple[str, dict[str, Any]]] = [(PRETRAINED, entry)]
     first = 0 if include_pretrained else 1
@@ -157,7 +171,7 @@ def kept_networks(
     if select != "none":
         entry = {"name": f"chosen by {select}", "kind": "selected", "step": plan.total_steps}
         kept.append((SELECTED, entry))
-    return kept
+    return [*kept, *along]
 
 
 def _scored(
@@ -186,12 +200,14 @@ def flops(parts: RunParts, ticket: supjax.Ticket) -> dict[str, float]:
     """Return the forward FLOPs of the dense network, and the run's costs relative to dense ones."""
     layers = image_flops(parts.model, parts.dataset.image_shape, ticket)
     dense, sparse = total_flops(layers), total_flops(layers, ticket.masks)
-    total = parts.plan.total_steps
+    topology, total = parts.topology, parts.plan.total_steps
+    if first := parts.first_step:  # of the cyclic phase alone
+        due, total = parts.timeline.topology.due, total - first
+        topology = topology._replace(due=lambda step: due(step + first))
     return {
         "dense_forward": dense,
         "inference_relative": sparse / dense,
-        "train_relative": train_flops(parts.topology, dense, sparse, total_steps=total)
-        / (3 * dense),
+        "train_relative": train_flops(topology, dense, sparse, total_steps=total) / (3 * dense),
     }
 
 

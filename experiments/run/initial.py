@@ -1,18 +1,23 @@
-"""The state of a run at step 0."""
+"""The state of a run at its first step."""
 
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import supjax
+from experiments.run.averages import first_averages
 from experiments.run.build import RunParts
 from experiments.run.steps import RunState, Source, zero_sums
 
 
 def initial_state(parts: RunParts, source: Source, seed: int, index: int = 0) -> RunState:
-    """Return one seed's state at step 0, which follows from the run's parts and the seed alone.
+    """Return one seed's first state, which follows from the run's parts and the seed alone.
+
+    It is that at step 0, or that at the end of the normal phase with the network that the run
+    starts from and a fresh optimizer.
 
     Args:
       parts: the run's static parts.
@@ -22,8 +27,11 @@ def initial_state(parts: RunParts, source: Source, seed: int, index: int = 0) ->
     """
     image = jnp.ones((1, *parts.dataset.image_shape), jnp.float32)
     root = jax.random.key(seed)
-    variables = _initializer(parts.model)(jax.random.fold_in(root, 0), image)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    if parts.start is None:
+        variables = _initializer(parts.model)(jax.random.fold_in(root, 0), image)
+        params, batch_stats, masks = variables["params"], variables.get("batch_stats", {}), None
+    else:
+        params, masks, batch_stats = jax.tree.map(jnp.asarray, parts.start.tickets[index])
 
     def output_fn(params: Any) -> jax.Array:
         inputs = {"params": params, "batch_stats": batch_stats}
@@ -42,8 +50,14 @@ def initial_state(parts: RunParts, source: Source, seed: int, index: int = 0) ->
         batch_stats=batch_stats,
         loss_fn=loss_fn,
         output_fn=output_fn,
+        masks=masks,
     )
-    return RunState(train, zero_sums())
+    if parts.start is not None:
+        step = jnp.asarray(parts.plan.normal_steps, jnp.int32)
+        # The schedule of the rate counts the optimizer's own steps.
+        opt_state = optax.tree.set(train.opt_state, count=step)
+        train = train._replace(step=jnp.copy(step), opt_state=opt_state)
+    return RunState(train, zero_sums(), averages=first_averages(parts.shares, train.params))
 
 
 @functools.lru_cache(maxsize=8)

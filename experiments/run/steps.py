@@ -9,7 +9,9 @@ import numpy as np
 
 import supjax
 from experiments.data.types import Batch, Shard
-from experiments.run.build import AXIS, RunParts, make_metrics_fn
+from experiments.run.averages import averaged, remasked
+from experiments.run.build import AXIS, RunParts
+from experiments.run.losses import make_metrics_fn
 from experiments.run.seed_axis import SeedAxis
 from supjax.analysis import exploration_rate
 from supjax.training import TrainState
@@ -27,11 +29,18 @@ class RunState(NamedTuple):
       sums: metrics of the training steps since the last line of metrics.
       superposition: state of the averaging rule; None before its first member. The steps compile
         without it, or every one would compile a second time when it appears.
+      averages: of the weights along the way, by name; see `experiments.run.averages`.
     """
 
     train: TrainState
     sums: PyTree
     superposition: Any = None
+    averages: Any = {}  # noqa: RUF012  (never mutated: trees are values)
+
+    @property
+    def stepped(self) -> tuple[TrainState, PyTree, Any]:
+        """What training steps work on."""
+        return self.train, self.sums, self.averages
 
 
 def zero_sums() -> PyTree:
@@ -53,6 +62,12 @@ def add_metrics(sums: PyTree, metrics: PyTree, step: jax.Array) -> PyTree:
         "steps": sums["steps"] + 1,
         "first_bad": jnp.minimum(sums["first_bad"], bad),
     }
+
+
+def with_stepped(state: RunState, stepped: tuple[TrainState, PyTree, Any]) -> RunState:
+    """Return a state with what training steps have made of `RunState.stepped`."""
+    train, sums, averages = stepped
+    return state._replace(train=train, sums=sums, averages=averages)
 
 
 def next_step(state: RunState) -> int:
@@ -145,40 +160,50 @@ class Steps:
         update = supjax.make_topology_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
         score = supjax.make_eval_step(make_metrics_fn(parts.model), axis_name=axis)
 
-        def one_step(state: TrainState, sums: PyTree, data: Any) -> tuple[TrainState, PyTree]:
+        shares = parts.shares
+
+        def one_step(
+            state: TrainState, sums: PyTree, averages: PyTree, data: Any
+        ) -> tuple[TrainState, PyTree, PyTree]:
             index = state.step
             state, metrics = train(state, source.train_batch(data, index, placement.shard()))
-            return state, add_metrics(sums, metrics, index)
+            averages = averaged(shares, averages, state.params, index)
+            return state, add_metrics(sums, metrics, index), averages
 
-        step = seeds.lift(one_step, in_axes=(0, 0, source.seeded))
+        step = seeds.lift(one_step, in_axes=(0, 0, 0, source.seeded))
 
         def many_steps(
-            state: TrainState, sums: PyTree, data: Any, stop: jax.Array
-        ) -> tuple[TrainState, PyTree]:
+            state: TrainState, sums: PyTree, averages: PyTree, data: Any, stop: jax.Array
+        ) -> tuple[TrainState, PyTree, PyTree]:
             # The loop is outside of the seed axis: inside, it would become a selection between
             # the old and the new state at every step.
-            def unfinished(carry: tuple[TrainState, PyTree]) -> jax.Array:
+            def unfinished(carry: tuple[TrainState, PyTree, PyTree]) -> jax.Array:
                 return jnp.min(carry[0].step) < stop
 
-            return jax.lax.while_loop(unfinished, lambda carry: step(*carry, data), (state, sums))
+            return jax.lax.while_loop(
+                unfinished, lambda carry: step(*carry, data), (state, sums, averages)
+            )
 
         def topology_step(
-            state: TrainState, sums: PyTree, data: Any, drop_fraction: jax.Array
-        ) -> tuple[TrainState, PyTree]:
-            index = state.step
+            state: TrainState, sums: PyTree, averages: PyTree, data: Any, drop_fraction: jax.Array
+        ) -> tuple[TrainState, PyTree, PyTree]:
+            index, before = state.step, state.topology.masks
             batch = source.train_batch(data, index, placement.shard())
             state, metrics = update(state, batch, drop_fraction)
-            return state, add_metrics(sums, metrics, index)
+            averages = averaged(shares, averages, state.params, index)
+            averages = remasked(averages, before, state.params, state.topology.masks)
+            return state, add_metrics(sums, metrics, index), averages
 
         def scoring(tickets: tuple[Ticket, ...], data: Any) -> PyTree:
             return score(tickets, source.eval_batch(data, placement.shard()))
 
-        lifted = seeds.lift(topology_step, in_axes=(0, 0, source.seeded, None))
+        lifted = seeds.lift(topology_step, in_axes=(0, 0, 0, source.seeded, None))
         scores = seeds.lift(scoring, in_axes=(0, None))
         data_axis = source.data_axis
-        self._one = placement.compile(step, None, None, data_axis, donate=(0, 1))
-        self._many = placement.compile(many_steps, None, None, data_axis, None, donate=(0, 1))
-        self._update = placement.compile(lifted, None, None, data_axis, None, donate=(0, 1))
+        state_axes, donate = (None, None, None), (0, 1, 2)
+        self._one = placement.compile(step, *state_axes, data_axis, donate=donate)
+        self._many = placement.compile(many_steps, *state_axes, data_axis, None, donate=donate)
+        self._update = placement.compile(lifted, *state_axes, data_axis, None, donate=donate)
         self._scoring = placement.compile(scores, None, data_axis)
         self._place = placement.place
         self._zero_sums = seeds.stack([zero_sums() for _ in seeds.seeds])
@@ -188,8 +213,7 @@ class Steps:
 
     def place(self, state: RunState) -> RunState:
         """Put a state on the devices of the steps, which would else compile twice."""
-        train, sums = self._place((state.train, state.sums))
-        return state._replace(train=train, sums=sums)
+        return with_stepped(state, self._place(state.stepped))
 
     def with_zero_sums(self, state: RunState) -> RunState:
         """Return the state with empty sums of metrics."""
@@ -203,16 +227,16 @@ class Steps:
           stop: index of the first step that is left.
           drop_fraction: share of the weights that move after a single step; None moves none.
         """
-        step, train, sums = next_step(state), state.train, state.sums
+        step, stepped = next_step(state), state.stepped
         if drop_fraction is not None:
             rate = np.float32(drop_fraction)
-            train, sums = self._update(train, sums, self.source.data(step), rate)
+            stepped = self._update(*stepped, self.source.data(step), rate)
         elif self.source.fused:
-            train, sums = self._many(train, sums, self.source.data(step), np.int32(stop))
+            stepped = self._many(*stepped, self.source.data(step), np.int32(stop))
         else:
             for index in range(step, stop):
-                train, sums = self._one(train, sums, self.source.data(index))
-        return state._replace(train=train, sums=sums)
+                stepped = self._one(*stepped, self.source.data(index))
+        return with_stepped(state, stepped)
 
     def coverage(self, state: RunState) -> tuple[list[float], list[float]]:
         """Return every seed's density and exploration rate R_s."""

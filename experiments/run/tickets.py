@@ -1,15 +1,22 @@
 """Taking tickets out of a run's state and folding them into the superposition."""
 
+from functools import partial
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import optax
 
 import supjax
 from experiments.records.folder import PRETRAINED, superposed_name, ticket_name
 from experiments.records.recorder import Recorder
+from experiments.run.averages import remasked
 from experiments.run.build import RunParts
 from experiments.run.judging import Reestimator
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
-from supjax.types import Ticket
+from supjax.prune_grow import advance
+from supjax.types import PyTree, Ticket, TopologyState
 
 
 class TicketRecorder:
@@ -22,6 +29,7 @@ class TicketRecorder:
         self._parts = parts
         self._source = steps.source
         self._evaluate = steps.evaluate
+        self._place = steps.place
         self._recorder = recorder
         self._seeds = seeds
         self._reestimated = Reestimator(parts, steps.source)
@@ -29,6 +37,7 @@ class TicketRecorder:
         self._first, self._fold, self._result = (
             jax.jit(seeds.lift(function)) for function in (rule.init, rule.fold, rule.result)
         )
+        self._go_on = jax.jit(seeds.lift(partial(gone_on, parts.tx)))
 
     def record(self, state: RunState, done: int) -> tuple[RunState, bool]:
         """Do what is due when `done` steps are done.
@@ -41,6 +50,8 @@ class TicketRecorder:
           The state, with a new superposition after a ticket, and whether it is worth a checkpoint.
         """
         timeline = self._parts.timeline
+        if done == timeline.plan.total_steps:
+            self._keep_averages(state, done)
         if timeline.normal_phase_ends(done):
             ticket = self._keep(PRETRAINED, "pretrained", state.train.ticket, done)
             if self._parts.include_pretrained and timeline.plan.num_cycles:
@@ -50,7 +61,9 @@ class TicketRecorder:
             ticket = self._keep(ticket_name(number), "ticket", state.train.ticket, done)
             state = self._superpose(state, ticket)
             superposed = self._with_batch_stats(self._result(state.superposition))
-            self._keep(superposed_name(number), "superposed", superposed, done)
+            superposed = self._keep(superposed_name(number), "superposed", superposed, done)
+            if self._parts.continue_superposed and number < timeline.plan.num_cycles:
+                state = self._continue_from(state, superposed)
             return state, True
         if timeline.evaluation_due(done) and self._source.has_split("validation"):
             scores = self._evaluate((state.train.ticket,), "validation")
@@ -71,6 +84,25 @@ class TicketRecorder:
         self._recorder.keep(done, name, kind, own, rows)
         return ticket
 
+    def _keep_averages(self, state: RunState, done: int) -> None:
+        """Score and save the averages of the weights on the last masks."""
+        for name, params in state.averages.items():
+            ticket = state.train.ticket._replace(params=params)
+            self._keep(name, name, self._with_batch_stats(ticket), done)
+
+    def _continue_from(self, state: RunState, superposed: Ticket) -> RunState:
+        """Return the state with a superposed network, on the host, in place of its own."""
+        train = state.train
+        kept = jax.device_get((train.opt_state, train.topology, state.averages))
+        opt_state, topology, averages, network = self._go_on(*kept, superposed)
+        train = train._replace(
+            params=network.params,
+            batch_stats=network.batch_stats,
+            opt_state=opt_state,
+            topology=topology,
+        )
+        return self._place(state._replace(train=train, averages=averages))
+
     def _superpose(self, state: RunState, ticket: Ticket) -> RunState:
         """Fold a ticket into the superposition, or start it; training itself is not touched."""
         if state.superposition is None:
@@ -81,3 +113,33 @@ class TicketRecorder:
         """Return a superposed network with the batch-norm statistics that the run wants."""
         own = self._seeds.split(jax.device_get(ticket))
         return self._seeds.stack([self._reestimated(each, i) for i, each in enumerate(own)])
+
+
+def gone_on(
+    tx: optax.GradientTransformation,
+    opt_state: PyTree,
+    topology: TopologyState,
+    averages: dict[str, Any],
+    network: Ticket,
+) -> tuple[PyTree, TopologyState, dict[str, Any], Ticket]:
+    """Return what training goes on with from another network of the same run.
+
+    The optimizer forgets the weights outside the new masks; averages along the way move there.
+
+    Args:
+      tx: the optimizer.
+      opt_state: its state.
+      topology: the method's state, on the masks so far.
+      averages: name -> average of the weights.
+      network: to go on from.
+
+    Returns:
+      All four; the network in memory of its own, as training gives its memory away.
+    """
+    params, masks, _ = network
+    return (
+        supjax.mask_optimizer_state(tx, opt_state, params, masks),
+        advance(topology, masks, topology.extra),
+        remasked(averages, topology.masks, params, masks),
+        jax.tree.map(jnp.copy, network),
+    )

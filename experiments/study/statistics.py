@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from experiments.configs.common import SHORT_NAMES
+from experiments.configs.fields import FIELDS
 from experiments.errors import RunError
 from experiments.run.build import is_sparse
 from experiments.study.published import Published, published_accuracies, published_setup
@@ -44,6 +45,9 @@ class Setting(NamedTuple):
       ticket: mean accuracy of a run's tickets, by seed.
       ensemble: accuracy of the ensemble of a run's tickets, by seed.
       published: the published numbers, where the set-up is the published one.
+      base_ema: accuracy of the base method's moving average of the weights, by seed.
+      ema: the same of the runs with Sup-tickets, by seed.
+      tail: accuracy of the mean of the weights of their last cycle, by seed.
     """
 
     key: Key
@@ -52,6 +56,9 @@ class Setting(NamedTuple):
     ticket: dict[int, float]
     ensemble: dict[int, float]
     published: Published | None
+    base_ema: dict[int, float] = {}  # noqa: RUF012  (never mutated here, as all that follow)
+    ema: dict[int, float] = {}  # noqa: RUF012
+    tail: dict[int, float] = {}  # noqa: RUF012
 
 
 class Paired(NamedTuple):
@@ -83,7 +90,7 @@ def collect(summaries: Iterable[dict[str, Any]]) -> list[Setting]:
     """
     groups = defaultdict(list)
     for summary in summaries:
-        groups[_shared_key(summary["config"])].append(summary)
+        groups[_shared_key(summary)].append(summary)
     return [setting for key in sorted(groups) for setting in _settings(key, groups[key])]
 
 
@@ -96,15 +103,19 @@ def has_superposition(summary: dict[str, Any]) -> bool:
     return any(network["kind"] == "superposed" for network in summary["networks"])
 
 
-def _shared_key(config: dict[str, Any]) -> Key:
+def _shared_key(summary: dict[str, Any]) -> Key:
+    config = summary["config"]
     model = config["model"]
+    sparsity = config["sparsity"] if is_sparse(config["method"]) else 0.0
+    if start := summary.get("start_from"):
+        sparsity = round(1 - start["density"], 6)
     return Key(
         config["dataset"],
         model["name"],
         model["width"],
         config["epochs"],
         config["method"],
-        config["sparsity"] if is_sparse(config["method"]) else 0.0,
+        sparsity,
     )
 
 
@@ -115,8 +126,11 @@ def _settings(key: Key, summaries: Sequence[dict[str, Any]]) -> list[Setting]:
     names = [
         name
         for name, path in SHORT_NAMES.items()
-        if name not in _KEY_WORDS
-        and len({_word(s, name) for s in (sups if _concerns_sup(path) else summaries)}) > 1
+        if (
+            name not in _KEY_WORDS
+            and len({_word(s, name) for s in (sups if _concerns_sup(path) else summaries)}) > 1
+        )
+        or (name == "start_from" and any(s.get("start_from") for s in sups))
     ]
     base_names = [name for name in names if not _concerns_sup(SHORT_NAMES[name])]
     variants: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -138,14 +152,20 @@ _KEY_WORDS = ("method", "sparsity", "seed", "epochs", "model", "width", "sup")
 """Words of the config's argument that `Key` or the columns of the report hold."""
 
 
+_DEFAULTS = {field.name: field.default for field in FIELDS}
+
+
 def _concerns_sup(path: str) -> bool:
     return path.startswith("sup_tickets.")
 
 
 def _word(summary: dict[str, Any], name: str) -> str:
-    value = summary["config"]
-    for part in SHORT_NAMES[name].split("."):
-        value = value[part]
+    if name == "start_from":  # each seed has a path of its own; the budget is what they share
+        start = summary.get("start_from")
+        return f"{start['extra_epochs']:g} epochs extra" if start else "no"
+    path, value = SHORT_NAMES[name], summary["config"]
+    for part in path.split("."):
+        value = value.get(part, _DEFAULTS[path])  # of a run that did not know the field yet
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -162,12 +182,12 @@ def _natural(text: str) -> list[Any]:
 def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str, Any]]) -> Setting:
     """Return one setting, from the runs of the base method alone and those with Sup-tickets."""
     runs = [*bases, *sups]
-    _check_same(key, runs, ignored=("runtime", "seed", "sup_tickets"))
-    _check_same(key, sups, ignored=("runtime", "seed"))
+    _check_same(key, runs, ignored=("runtime", "seed", "baselines", "sup_tickets"))
+    _check_same(key, sups, ignored=("runtime", "seed", "baselines"))
     known = None
     if all(published_setup(summary["config"]) for summary in runs):
         known = published_accuracies().get((key.dataset, key.model, key.method, key.sparsity))
-    setting = Setting(key, {}, {}, {}, {}, known)
+    setting = Setting(key, {}, {}, {}, {}, known, {}, {}, {})
     for summary in runs:
         seed = summary["config"]["seed"]
         accuracy = defaultdict(list)
@@ -176,18 +196,24 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
                 accuracy[network["kind"]].append(100 * network["test"]["accuracy"])
         if not has_superposition(summary):
             setting.base[seed] = accuracy["final"][-1]
+            if accuracy["ema"]:
+                setting.base_ema[seed] = accuracy["ema"][-1]
             continue
         result = next(n for n in summary["networks"] if n["name"] == summary["result"])
         setting.sup[seed] = 100 * result["test"]["accuracy"]
         if accuracy["ticket"]:
             setting.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
-        if accuracy["ensemble"]:
-            setting.ensemble[seed] = accuracy["ensemble"][-1]
+        for kind in ("ensemble", "ema", "tail"):
+            if accuracy[kind]:
+                getattr(setting, kind)[seed] = accuracy[kind][-1]
     return setting
 
 
 def _check_same(key: Key, runs: Sequence[dict[str, Any]], ignored: Sequence[str]) -> None:
     configs = [{k: v for k, v in run["config"].items() if k not in ignored} for run in runs]
+    for config in configs:
+        if "sup_tickets" in config:  # each seed may start from a file of its own
+            config["sup_tickets"] = config["sup_tickets"] | {"start_from": ""}
     for config in configs[1:]:
         for field, value in config.items():
             if value != configs[0].get(field):

@@ -161,6 +161,7 @@ def test_the_columns_of_a_table_for_programs_are_numbers_or_empty(sweep, tmp_pat
             **{"tickets_mean": 89, "tickets_seeds": 1},  # of a single seed no deviation is known
             **{"base_sup_mean": 91, "base_sup_seeds": 1},
             **{"ensemble_mean": 92, "ensemble_seeds": 1},
+            **{"base_ema_seeds": 0, "ema_seeds": 0, "tail_seeds": 0},
         }
     )
     unknown = {"difference", "difference_half_width", "difference_seeds", "p", "published_base"}
@@ -201,3 +202,52 @@ def test_a_report_that_nobody_can_read_is_written(sweep, tmp_path):
     assert done.returncode == 0
     assert done.stderr == "output is not shown: No space left on device\n"
     assert {"report.md", "accuracy.png"} <= {path.name for path in out.iterdir()}
+
+
+def with_averages(words, seed):
+    """Runs of a seed with averages of the weights, and the two without."""
+    base, sup = pair(words, seed, 90, 91)
+    base["networks"].insert(0, {"name": "e", "kind": "ema", "test": {"accuracy": 0.905}})
+    for kind, value in {"ema": 0.915, "tail": 0.92}.items():
+        sup["networks"].insert(0, {"name": kind, "kind": kind, "test": {"accuracy": value}})
+        sup["config"]["baselines"][kind] = kind == "tail" or 0.9
+    return [base, sup]
+
+
+def test_averages_of_the_weights_have_columns_where_there_are_any():
+    [setting] = collect([*with_averages("", 0), *pair("", 1, 91, 92)])
+    text = markdown([setting], [])
+    [shown] = rows(text)
+    found = [shown[name] for name in ("base EMA", "EMA", "tail")]
+    assert found == ["90.50 ± - (1)", "91.50 ± - (1)", "92.00 ± - (1)"]
+    assert "`tail`: the mean of the weights of the last cycle" in text
+    assert numeric_row(setting)["tail_mean"] == 92
+    assert shown["base"] == "90.50 ± 0.71 (2)"
+    [plain] = rows(markdown(collect(pair("", 0, 90, 91)), []))
+    assert not {"base EMA", "EMA", "tail"} & plain.keys()
+
+
+def started(seed, density):
+    """A run of the cycles alone, on a file of its seed, and the base beside it."""
+    base, sup = pair("", seed, 90, 91)
+    sup["config"]["sup_tickets"]["start_from"] = f"runs/{seed}"
+    sup["start_from"] = {"path": f"runs/{seed}", "density": density, "extra_epochs": 12.0}
+    return [base, sup]
+
+
+def test_runs_of_the_cycles_alone_are_called_extra_and_paired_by_seed():
+    [setting] = collect([*started(0, 0.1), *started(1, 0.1)])
+    assert setting.key.variant == "start_from=12 epochs extra"
+    assert (set(setting.base), set(setting.sup)) == ({0, 1}, {0, 1})
+    assert "beyond its budget" in markdown([setting], [])
+    apart = collect([*started(0, 0.1), *started(1, 0.2)])
+    assert [(s.key.sparsity, set(s.sup)) for s in apart] == [(0.8, {1}), (0.9, {0})]
+
+
+def test_summaries_from_before_a_field_existed_are_still_read():
+    runs = [*pair("", 0, 90, 91), *pair("", 1, 90, 91)]
+    for old in runs:
+        del old["config"]["baselines"]
+        for name in ("start_from", "continue_from"):
+            del old["config"]["sup_tickets"][name]
+    assert len(collect(runs)) == 1

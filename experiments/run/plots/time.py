@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.run.plots.style import BLACK, BLUE, DPI, GREEN, ORANGE, SKY, WIDTH
+from experiments.run.plots.style import BLACK, BLUE, DPI, GREEN, ORANGE, PINK, RED, SKY, WIDTH
 from supjax.schedules import CyclePlan
 from supjax.types import Schedule
 
@@ -21,6 +21,8 @@ MARKS: dict[str, dict[str, Any]] = {
     "final": {"label": "final network", "marker": "s", "color": BLACK, "s": 60},
     "ticket": {"label": "ticket", "marker": "^", "color": ORANGE, "s": 90},
     "superposed": {"label": "superposed", "marker": "D", "color": BLUE, "s": 35},
+    "ema": {"label": "moving average", "marker": "v", "color": RED, "s": 45},
+    "tail": {"label": "mean of the last cycle", "marker": "P", "color": PINK, "s": 45},
 }
 """How networks look by their kind; a diamond does not cover the triangle below it."""
 

@@ -162,3 +162,19 @@ def test_whatever_a_run_holds_becomes_json(tmp_path):
 def test_no_summary_before_the_end(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_summary(tmp_path)
+
+
+def test_a_run_of_the_cycles_alone_says_so_and_averages_are_compared():
+    table = render_table(
+        summarize(
+            network("superposed 0-1", "superposed", 0.9, 0.92),
+            network("moving average", "ema", 0.9, 0.91),
+            network("mean of the last cycle", "tail", 0.9, 0.925),
+            result=0,
+            start_from={"path": "runs/base", "density": 0.05, "extra_epochs": 12.0},
+        ),
+        terminal=False,
+    )
+    assert "started from     runs/base; 12 epochs extra\n" in table
+    assert "+1.00 points against the moving average of the weights\n" in table
+    assert "-0.50 points against the mean of the last cycle\n" in table

@@ -94,6 +94,8 @@ def test_networks_are_marked_at_their_step_with_their_validation_accuracy():
         network("superposed", 90, 0.92, 0.8),
         network("ticket", 100, 0.93, 0.8),
         network("superposed", 100, 0.94, 0.8),
+        network("ema", 100, 0.925, 0.8),
+        network("tail", 100, 0.935, 0.8),
         network("ensemble", 100, 0.95, 0.8),
     ]
     kinds = {40: "validation", 80: "pretrained", 100: "ticket"}
@@ -104,6 +106,8 @@ def test_networks_are_marked_at_their_step_with_their_validation_accuracy():
         np.testing.assert_allclose(marks(panel, "end of normal phase"), [[8, 0.9]])
         np.testing.assert_allclose(marks(panel, "ticket"), [[9, 0.91], [10, 0.93]])
         np.testing.assert_allclose(marks(panel, "superposed"), [[9, 0.92], [10, 0.94]])
+        np.testing.assert_allclose(marks(panel, "moving average"), [[10, 0.925]])
+        np.testing.assert_allclose(marks(panel, "mean of the last cycle"), [[10, 0.935]])
         (ensemble,) = lines(panel, "ensemble")
         np.testing.assert_allclose(ensemble.get_xydata(), [[8, 0.95], [10, 0.95]])
         (line,) = lines(panel, "validation")
