@@ -10,8 +10,10 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from absl import flags
@@ -24,7 +26,14 @@ from experiments.records.summary import is_finished, read_summary
 from experiments.saying import say
 from experiments.study.plots import setting_accuracy_figure, setting_gain_figure
 from experiments.study.published import SOURCE
-from experiments.study.statistics import Setting, collect, mean_and_deviation, paired
+from experiments.study.statistics import (
+    Paired,
+    Setting,
+    collect,
+    mean_and_deviation,
+    paired,
+    paired_gains,
+)
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
@@ -50,6 +59,7 @@ COLUMNS = (
     "variant",
     "base",
     "tickets",
+    "last ticket",
     "base + Sup",
     "ensemble",
     "base EMA",
@@ -57,11 +67,18 @@ COLUMNS = (
     "tail",
     "difference",
     "p",
+    "averaging",
     "published",
 )
 """Of the table for people."""
 
-_SPREADS = {"base": "base", "tickets": "ticket", "base_sup": "sup", "ensemble": "ensemble"}
+_SPREADS = {
+    "base": "base",
+    "tickets": "ticket",
+    "last_ticket": "last",
+    "base_sup": "sup",
+    "ensemble": "ensemble",
+}
 _SPREADS |= {"base_ema": "base_ema", "ema": "ema", "tail": "tail"}
 """Columns of report.csv with mean, deviation and seeds, and the fields of `Setting` they show."""
 
@@ -69,6 +86,7 @@ NUMERIC_COLUMNS = (
     *("dataset", "model", "width", "epochs", "method", "sparsity", "variant"),
     *(f"{name}_{part}" for name in _SPREADS for part in ("mean", "deviation", "seeds")),
     *("difference", "difference_half_width", "difference_seeds", "p"),
+    *("averaging", "averaging_half_width"),
     *("published_base", "published_base_sup"),
 )
 """Of report.csv, for programs."""
@@ -77,6 +95,7 @@ NUMERIC_COLUMNS = (
 def row(setting: Setting) -> dict[str, str]:
     """Return a setting as text, by column."""
     key, test, number = setting.key, paired(setting), setting.published
+    averaging = paired_gains(setting.last, setting.sup)
     width = "" if key.width == 1 else f" x{key.width:g}"
     return {
         "dataset": key.dataset,
@@ -87,13 +106,15 @@ def row(setting: Setting) -> dict[str, str]:
         "variant": key.variant or "-",
         "base": _spread(setting.base),
         "tickets": _spread(setting.ticket),
+        "last ticket": _spread(setting.last),
         "base + Sup": _spread(setting.sup),
         "ensemble": _spread(setting.ensemble),
         "base EMA": _spread(setting.base_ema),
         "EMA": _spread(setting.ema),
         "tail": _spread(setting.tail),
-        "difference": f"{test.mean:+.2f} ± {_number(test.half_width)}" if test else "-",
+        "difference": _gain(test),
         "p": _p_value(test.p_value if test else None),
+        "averaging": _gain(averaging),
         "published": f"{_number(number.base)} -> {_number(number.sup_tickets)}" if number else "-",
     }
 
@@ -101,6 +122,7 @@ def row(setting: Setting) -> dict[str, str]:
 def numeric_row(setting: Setting) -> dict[str, Any]:
     """Return a setting as words and unrounded numbers, by column; None where one is unknown."""
     test, number = paired(setting), setting.published
+    averaging = paired_gains(setting.last, setting.sup)
     found: dict[str, Any] = setting.key._asdict()
     for name, field in _SPREADS.items():
         values = list(getattr(setting, field).values())
@@ -110,9 +132,15 @@ def numeric_row(setting: Setting) -> dict[str, Any]:
     if test:
         found |= {"difference": test.mean, "difference_half_width": test.half_width}
         found |= {"difference_seeds": test.seeds, "p": test.p_value}
+    if averaging:
+        found |= {"averaging": averaging.mean, "averaging_half_width": averaging.half_width}
     if number:
         found |= {"published_base": number.base, "published_base_sup": number.sup_tickets}
     return {name: found.get(name) for name in NUMERIC_COLUMNS}
+
+
+def _gain(test: Paired | None) -> str:
+    return f"{test.mean:+.2f} ± {_number(test.half_width)}" if test else "-"
 
 
 def _number(value: float | None) -> str:
@@ -147,20 +175,49 @@ def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
         "Test accuracy in %, mean ± standard deviation (number of seeds). `base`: the base method",
         "(the host) alone; `base + Sup`: with Sup-tickets; `tickets`: mean of a run's tickets;",
         "`difference`: base + Sup minus base at the same total budget, paired by seed, with its",
-        f"95 % interval; `p`: two-sided paired t-test; `published`: {SOURCE}, where the set-up is",
-        "the published one (but for the examples held out for validation).",
+        "95 % interval; `p`: two-sided paired t-test; `averaging`: base + Sup minus the last",
+        f"ticket, what superposition itself gives; `published`: {SOURCE}, where the",
+        "set-up is the published one (but for the examples held out for validation).",
     ]
     if present["base EMA"] or present["EMA"] or present["tail"]:
         lines += ["`base EMA`, `EMA`: moving averages of the weights of the base method and of the"]
         lines += ["runs with Sup-tickets; `tail`: the mean of the weights of the last cycle."]
     if any("epochs extra" in setting.key.variant for setting in settings):
         lines += ["`epochs extra`: cycles on a network that was trained before, beyond its budget."]
+    lines += diagnosis_lines(settings)
     seeds = {seed for setting in settings for seed in (*setting.base, *setting.sup)}
     partial = [s for s in settings if set(s.base) != seeds or set(s.sup) != seeds]
     if unfinished or partial:
         lines += ["", f"**Partial:** {len(unfinished)} runs are unfinished; {len(partial)} of"]
         lines += [f"{len(settings)} settings lack some of the seeds {sorted(seeds)} on one side."]
     return "\n".join(lines) + "\n"
+
+
+def diagnosis_lines(settings: Sequence[Setting]) -> list[str]:
+    """Return the table of what neighbouring tickets are to each other, by setting, if any run says.
+
+    Distance, disagreement, barrier and norm are means over pairs and seeds.
+    """
+    rows = []
+    for setting in settings:
+        if not setting.diagnoses:
+            continue
+        key = setting.key
+        words = (key.dataset, key.method, f"{key.sparsity:g}", key.variant)
+        name = ", ".join(word for word in words if word)
+        advice, count = Counter(d["advice"] for d in setting.diagnoses).most_common(1)[0]
+        means = [
+            fmean(x for d in setting.diagnoses for x in d[field])
+            for field in ("distances", "disagreements", "barriers")
+        ]
+        norm = fmean(d["norm_ratio"] for d in setting.diagnoses)
+        said = f"{advice} ({count} of {len(setting.diagnoses)})"
+        numbers = f"{means[0]:.2f} | {means[1]:.2%} | {means[2]:+.4f} | {norm:.2f}"
+        rows.append(f"| {name} | {numbers.replace('%', ' %')} | {said} |")
+    if not rows:
+        return []
+    head = "| setting | distance | disagreement | barrier | norm | most often said |"
+    return ["", "## Diagnosis", "", head, "|---|---:|---:|---:|---:|---|", *rows]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> str:

@@ -48,6 +48,8 @@ class Setting(NamedTuple):
       base_ema: accuracy of the base method's moving average of the weights, by seed.
       ema: the same of the runs with Sup-tickets, by seed.
       tail: accuracy of the mean of the weights of their last cycle, by seed.
+      last: accuracy of a run's last ticket, by seed.
+      diagnoses: the blocks `diagnosis` of the runs that have one.
     """
 
     key: Key
@@ -59,6 +61,8 @@ class Setting(NamedTuple):
     base_ema: dict[int, float] = {}  # noqa: RUF012  (never mutated here, as all that follow)
     ema: dict[int, float] = {}  # noqa: RUF012
     tail: dict[int, float] = {}  # noqa: RUF012
+    last: dict[int, float] = {}  # noqa: RUF012
+    diagnoses: tuple[dict[str, Any], ...] = ()
 
 
 class Paired(NamedTuple):
@@ -187,7 +191,8 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
     known = None
     if all(published_setup(summary["config"]) for summary in runs):
         known = published_accuracies().get((key.dataset, key.model, key.method, key.sparsity))
-    setting = Setting(key, {}, {}, {}, {}, known, {}, {}, {})
+    found = tuple(s["diagnosis"] for s in sups if s.get("diagnosis"))
+    setting = Setting(key, {}, {}, {}, {}, known, {}, {}, {}, {}, found)
     for summary in runs:
         seed = summary["config"]["seed"]
         accuracy = defaultdict(list)
@@ -203,6 +208,7 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
         setting.sup[seed] = 100 * result["test"]["accuracy"]
         if accuracy["ticket"]:
             setting.ticket[seed] = sum(accuracy["ticket"]) / len(accuracy["ticket"])
+            setting.last[seed] = accuracy["ticket"][-1]
         for kind in ("ensemble", "ema", "tail"):
             if accuracy[kind]:
                 getattr(setting, kind)[seed] = accuracy[kind][-1]
@@ -233,8 +239,16 @@ def paired(setting: Setting) -> Paired | None:
     >>> paired(Setting(key, {0: 90.0, 1: 91.0}, {0: 91.0, 1: 92.0}, {}, {}, None))
     Paired(seeds=2, mean=1.0, half_width=None, p_value=None)
     """
-    seeds = sorted(setting.base.keys() & setting.sup.keys())
-    gains = [setting.sup[seed] - setting.base[seed] for seed in seeds]
+    return paired_gains(setting.base, setting.sup)
+
+
+def paired_gains(before: dict[int, float], after: dict[int, float]) -> Paired | None:
+    """Return the same of any two accuracies by seed.
+
+    >>> paired_gains({0: 90.0, 1: 91.0}, {1: 92.0}) is None  # one seed in common
+    True
+    """
+    gains = [after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())]
     if len(gains) < 2:
         return None
     mean, deviation = mean_and_deviation(gains)

@@ -38,10 +38,12 @@ def test_a_row_by_hand():
         "sparsity": "0.9",
         "base": "91.00 ± 1.00 (3)",
         "tickets": "90.00 ± 1.32 (3)",
+        "last ticket": "89.00 ± 1.32 (3)",
         "base + Sup": "92.00 ± 1.32 (3)",
         "ensemble": "93.00 ± 1.32 (3)",
         "difference": "+1.00 ± 1.24",
         "p": "0.074",
+        "averaging": "+3.00 ± -",
         "published": "-",
     }
 
@@ -159,6 +161,7 @@ def test_the_columns_of_a_table_for_programs_are_numbers_or_empty(sweep, tmp_pat
             **{"width": 1, "epochs": 40, "sparsity": 0.9},
             **{"base_mean": 91, "base_deviation": 2**0.5, "base_seeds": 2},
             **{"tickets_mean": 89, "tickets_seeds": 1},  # of a single seed no deviation is known
+            **{"last_ticket_mean": 88, "last_ticket_seeds": 1},
             **{"base_sup_mean": 91, "base_sup_seeds": 1},
             **{"ensemble_mean": 92, "ensemble_seeds": 1},
             **{"base_ema_seeds": 0, "ema_seeds": 0, "tail_seeds": 0},
@@ -251,3 +254,20 @@ def test_summaries_from_before_a_field_existed_are_still_read():
         for name in ("start_from", "continue_from"):
             del old["config"]["sup_tickets"][name]
     assert len(collect(runs)) == 1
+
+
+DIAGNOSIS = {
+    "distances": [0.1, 0.3],
+    "disagreements": [0.01, 0.03],
+    "barriers": [-0.01, 0.03],
+    "norm_ratio": 0.9,
+}
+
+
+def test_averaging_itself_and_the_diagnosis_have_their_place(tmp_path):
+    runs = [*pair("", 0, 90, 92), *pair("", 1, 91, 92.5), *pair("", 2, 91, 93)]
+    for run, advice in zip(runs[1::2], ("raise high", "raise high", "nothing"), strict=True):
+        run["diagnosis"] = {**DIAGNOSIS, "advice": advice}
+    text = report.markdown(report.collect(runs), [])
+    assert "| +3.00 ± - |" in text  # superposed minus the last ticket, in every seed
+    assert "| 0.20 | 2.00 % | +0.0100 | 0.90 | raise high (2 of 3) |" in text
