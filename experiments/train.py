@@ -164,11 +164,14 @@ def restore_or_start(run: Run) -> tuple[RunState, list[str]]:
     restored = run.recorder.restore(template)
     if restored is None:
         first = seeds.stack([start(index) for index in range(len(seeds.seeds))])
-        return first, [] if parts.start is None else [
-            f"{run.recorder.label(i)}starting at step {parts.first_step} of "
-            f"{parts.plan.total_steps} from {start_path(folder)}"
-            for i, folder in enumerate(run.recorder.folders)
-        ]
+        lines = parts.timeline.warnings()
+        if parts.start is not None:
+            lines += [
+                f"{run.recorder.label(i)}starting at step {parts.first_step} of "
+                f"{parts.plan.total_steps} from {start_path(folder)}"
+                for i, folder in enumerate(run.recorder.folders)
+            ]
+        return first, lines
     states, info, lines = restored
     run.clock.go_on(info["clock"])
     step = f"continuing at step {info['step']} of {parts.plan.total_steps}"

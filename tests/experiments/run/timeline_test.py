@@ -139,3 +139,21 @@ def test_without_sup_tickets_the_whole_budget_is_the_normal_phase(dataset):
     parts = build(tiny_config({"sup_tickets.enabled": False}), dataset)
     assert parts.plan.total_steps == parts.plan.normal_steps == TOTAL_STEPS
     assert float(parts.learning_rate(31)) == pytest.approx(float(parts.learning_rate(0)) / 100)
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "said"),
+    [
+        (76, 0.5, ["take at most 0.25, or 150 steps"]),
+        (150, 0.5, []),
+        (149, 0.5, ["or 150 steps"]),
+        (76, 0.1, []),
+        (1, 0, []),
+    ],
+)
+def test_cycles_too_short_for_what_they_explore_are_warned_of(steps, share, said):
+    plan = supjax.CyclePlan(normal_steps=4, cycle_steps=steps, num_cycles=2)
+    method = supjax.with_cycles(supjax.make_topology("set", density=0.5), plan, share)
+    lines = Timeline(plan, method, steps_per_epoch=1, eval_every=1, log_every=1).warnings()
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
