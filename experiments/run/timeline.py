@@ -54,7 +54,7 @@ class Timeline(NamedTuple):
         >>> method = supjax.make_topology("set", density=0.5)
         >>> method = supjax.with_cycles(method, plan, exploration=0.5)
         >>> Timeline(plan, method, steps_per_epoch=2, eval_every=2, log_every=2).warnings()
-        ['warning: cycles of 76 steps are short for exploration 0.5: take at most 0.25, or 150 steps']
+        ['warning: cycles of 76 steps are short for exploration 0.5: at most 0.25, or 150 steps']
         """
         steps = self.plan.cycle_steps
         shares = [self.drop_fraction(step) for step in self.plan.exploration_steps]
@@ -62,7 +62,7 @@ class Timeline(NamedTuple):
         if steps >= share * STEPS_A_SHARE:
             return []
         return [
-            f"warning: cycles of {steps} steps are short for exploration {share:g}: take at most "
+            f"warning: cycles of {steps} steps are short for exploration {share:g}: at most "
             f"{steps / STEPS_A_SHARE:.2g}, or {round(share * STEPS_A_SHARE)} steps"
         ]
 

@@ -144,7 +144,7 @@ def test_without_sup_tickets_the_whole_budget_is_the_normal_phase(dataset):
 @pytest.mark.parametrize(
     ("steps", "share", "said"),
     [
-        (76, 0.5, ["take at most 0.25, or 150 steps"]),
+        (76, 0.5, ["at most 0.25, or 150 steps"]),
         (150, 0.5, []),
         (149, 0.5, ["or 150 steps"]),
         (76, 0.1, []),
