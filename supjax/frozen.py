@@ -42,6 +42,8 @@ def frozen_leaves(tx: optax.GradientTransformation, params: Params) -> Names:
     ['y']
     """
     weights = trained_weights(params)
+    if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(weights)):
+        return frozenset()  # what is no array is refused by name where masks are drawn
     tx = optax.with_extra_args_support(tx)
     usual = {"value": jnp.zeros(()), "grad": weights, "value_fn": lambda p: jnp.zeros(())}
     reasons = []

@@ -27,7 +27,7 @@ try:
 except ImportError:  # the suite of the bare library runs without the extras
     pass
 else:
-    settings.register_profile("supjax", deadline=None, max_examples=40, derandomize=True)
+    settings.register_profile("supjax", deadline=None, max_examples=20, derandomize=True)
     settings.load_profile("supjax")
 
 

@@ -59,7 +59,7 @@ def test_all_words_of_the_page_are_varied():
     }
 
 
-LOW, HIGH = 5e-4, 5e-3
+LOW, HIGH = 5e-4, 0.1
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ LOW, HIGH = 5e-4, 5e-3
         ("schedule=triangular", LOW + (HIGH - LOW) * 2 / 76, HIGH, LOW),
         ("schedule=sawtooth", HIGH - (HIGH - LOW) / 76, (LOW + HIGH) / 2, LOW),
         ("schedule=constant", HIGH, HIGH, HIGH),
-        ("schedule=sawtooth,high=0.1", 0.1 - (0.1 - LOW) / 76, (LOW + 0.1) / 2, LOW),
+        ("schedule=sawtooth,high=0.1", HIGH - (HIGH - LOW) / 76, (LOW + HIGH) / 2, LOW),
     ],
 )
 def test_rates_at_the_bounds_of_every_cycle(words, first, middle, last):

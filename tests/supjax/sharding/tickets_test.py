@@ -58,7 +58,7 @@ def test_sharded_tickets_superpose_to_those_of_one_device(place, average):
     theirs = supjax.superpose([ticket(seed) for seed in (1, 2, 3)], average=average)
     assert_equal(ours.masks, theirs.masks)
     for own, other in zip(*map(jax.tree.leaves, (ours.params, theirs.params)), strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-6)
     homes = place(arrays(0))
     for name in SPECS:
         for tree in (ours.params, ours.masks):

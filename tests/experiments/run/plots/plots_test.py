@@ -130,7 +130,7 @@ def test_what_cannot_be_drawn_costs_a_warning_and_nothing_else(tmp_path, caplog)
 
 def test_no_run_at_all_costs_warnings(tmp_path, caplog):
     assert plot_run(tmp_path) == []
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 5
 
 
 def test_a_folder_that_takes_no_pictures_costs_warnings(tmp_path, caplog):
