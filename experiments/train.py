@@ -164,7 +164,9 @@ def restore_or_start(run: Run) -> tuple[RunState, list[str]]:
     restored = run.recorder.restore(template)
     if restored is None:
         first = seeds.stack([start(index) for index in range(len(seeds.seeds))])
-        lines = parts.timeline.warnings()
+        method = parts.topology
+        explores = method.grows and method.density_at(parts.plan.total_steps) < 1
+        lines = parts.timeline.warnings() if explores else []
         if parts.start is not None:
             lines += [
                 f"{run.recorder.label(i)}starting at step {parts.first_step} of "

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import supjax
+from experiments import train
 from supjax.ticket_io import load_ticket
 from tests.helpers.tiny_runs import SMALLER, TOTAL_STEPS, run_tiny
 
@@ -80,3 +81,22 @@ def test_without_a_validation_split_the_test_split_alone_is_scored(tmp_path):
     [network] = summary["networks"]
     assert "validation" not in network
     assert 0 <= network["test"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        ({"method": "rigl"}, True),
+        ({"method": "rigl", "sup_tickets.exploration": 0.01}, False),
+        ({"method": "static"}, True),
+        ({"method": "static", "sup_tickets.explore_fixed_masks": False}, False),
+        ({"method": "dense"}, False),
+    ],
+)
+def test_a_run_that_explores_in_short_cycles_is_warned_before_it_trains(
+    fields, warned, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(train, "dispatch", lambda *_: pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception):
+        run_tiny(tmp_path, {**PLAIN, "sup_tickets.exploration": 0.5, **fields})
+    assert ("warning: cycles of 8 steps are short" in "".join(capfd.readouterr())) == warned
