@@ -9,9 +9,8 @@ running can be read too; its unfinished runs are counted only.
 import csv
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,9 +20,8 @@ from absl import flags
 from experiments.command_line import run_command
 from experiments.errors import ConfigError, RunError
 from experiments.records.atomic import write_text
-from experiments.records.folder import CONFIG_FILE
-from experiments.records.summary import is_finished, read_summary
 from experiments.saying import say
+from experiments.study.finding import find_runs
 from experiments.study.plots import setting_accuracy_figure, setting_gain_figure
 from experiments.study.published import SOURCE
 from experiments.study.statistics import (
@@ -34,21 +32,6 @@ from experiments.study.statistics import (
     paired,
     paired_gains,
 )
-
-
-def find_runs(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Return the summaries of finished runs below the folders, and the folders of the others."""
-    summaries, unfinished = [], []
-    for folder in folders:
-        # Unlike Path.rglob, os.walk does not mind what a running sweep removes meanwhile.
-        found = [Path(path) for path, _, files in os.walk(folder) if CONFIG_FILE in files]
-        for workdir in sorted(found):
-            if is_finished(workdir):
-                summaries.append(read_summary(workdir))
-            else:
-                unfinished.append(workdir)
-    return summaries, unfinished
-
 
 COLUMNS = (
     "dataset",
@@ -184,13 +167,47 @@ def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
         lines += ["runs with Sup-tickets; `tail`: the mean of the weights of the last cycle."]
     if any("epochs extra" in setting.key.variant for setting in settings):
         lines += ["`epochs extra`: cycles on a network that was trained before, beyond its budget."]
-    lines += diagnosis_lines(settings)
+    lines += rule_lines(settings) + diagnosis_lines(settings)
     seeds = {seed for setting in settings for seed in (*setting.base, *setting.sup)}
     partial = [s for s in settings if set(s.base) != seeds or set(s.sup) != seeds]
     if unfinished or partial:
         lines += ["", f"**Partial:** {len(unfinished)} runs are unfinished; {len(partial)} of"]
         lines += [f"{len(settings)} settings lack some of the seeds {sorted(seeds)} on one side."]
     return "\n".join(lines) + "\n"
+
+
+def rule_lines(settings: Sequence[Setting]) -> list[str]:
+    """Return tables of all averaging rules on the same tickets, if any run was superposed so.
+
+    One with test accuracies, one with paired differences to the base method alone at the same
+    budget, and one with those to the last ticket: what averaging itself gives.
+    """
+    settings = [setting for setting in settings if setting.rules]
+    if not settings:
+        return []
+    names = list(dict.fromkeys(name for setting in settings for name in setting.rules))
+
+    def table(cell: Callable[[Setting, dict[int, float]], str], *first: str) -> list[str]:
+        lines = [["setting", *first, *names], ["---", *["---:"] * (len(first) + len(names))]]
+        for setting in settings:
+            columns = [setting.base] * len(first) + [setting.rules.get(n, {}) for n in names]
+            lines.append([_name(setting), *(cell(setting, values) for values in columns)])
+        return ["| " + " | ".join(line) + " |" for line in lines]
+
+    return [
+        *["", "## Rules on the same tickets", "", "Test accuracy in %, mean ± deviation:", ""],
+        *table(lambda _, values: _spread(values), "base"),
+        *["", "Difference to the base method alone at the same budget, in points:", ""],
+        *table(lambda setting, values: _gain(paired_gains(setting.base, values))),
+        *["", "Difference to the last ticket, in points:", ""],
+        *table(lambda setting, values: _gain(paired_gains(setting.last, values))),
+    ]
+
+
+def _name(setting: Setting) -> str:
+    key = setting.key
+    words = (key.dataset, key.method, f"{key.sparsity:g}", key.variant)
+    return ", ".join(word for word in words if word)
 
 
 def diagnosis_lines(settings: Sequence[Setting]) -> list[str]:
@@ -202,9 +219,6 @@ def diagnosis_lines(settings: Sequence[Setting]) -> list[str]:
     for setting in settings:
         if not setting.diagnoses:
             continue
-        key = setting.key
-        words = (key.dataset, key.method, f"{key.sparsity:g}", key.variant)
-        name = ", ".join(word for word in words if word)
         advice, count = Counter(d["advice"] for d in setting.diagnoses).most_common(1)[0]
         means = [
             fmean(x for d in setting.diagnoses for x in d[field])
@@ -213,7 +227,7 @@ def diagnosis_lines(settings: Sequence[Setting]) -> list[str]:
         norm = fmean(d["norm_ratio"] for d in setting.diagnoses)
         said = f"{advice} ({count} of {len(setting.diagnoses)})"
         numbers = f"{means[0]:.2f} | {means[1]:.2%} | {means[2]:+.4f} | {norm:.2f}"
-        rows.append(f"| {name} | {numbers.replace('%', ' %')} | {said} |")
+        rows.append(f"| {_name(setting)} | {numbers.replace('%', ' %')} | {said} |")
     if not rows:
         return []
     head = "| setting | distance | disagreement | barrier | norm | most often said |"

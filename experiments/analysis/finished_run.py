@@ -30,6 +30,10 @@ class FinishedRun:
       tickets: of all cycles, in their order.
       pretrained: the network at the end of the normal phase.
       superposed: the result, made of them.
+      members: what a superposition is made of: `tickets`, after `pretrained` if the run says so.
+      model: its network.
+      batches: the training batches from which batch-norm statistics are estimated, normalised.
+      images: of these batches.
       split: held-out examples that a run may look at often: `validation`, or `test` for a run
         that set no validation examples aside.
     """
@@ -62,6 +66,8 @@ class FinishedRun:
         except (OSError, ValueError) as error:
             raise RunError(str(error)) from error
         config = restored(self.summary["config"])
+        first = [self.pretrained] if config.sup_tickets.include_pretrained else []
+        self.members = [*first, *self.tickets]
         if data_dir:
             config.runtime.data_dir = data_dir
         check_config_values(config)
@@ -71,9 +77,10 @@ class FinishedRun:
         steps = make_steps(parts, SeedAxis([config.seed]), devices, config.runtime)
         self._evaluate = steps.evaluate
         self.split = "validation" if steps.source.has_split("validation") else "test"
-        self._model = parts.model
+        self.model = parts.model
         self._batch_size = config.batch_size
-        self._images = [batch.images for batch in steps.source.training_batches(batches)]
+        self.batches = list(steps.source.training_batches(batches))
+        self.images = [batch.images for batch in self.batches]
         self._training = partial(parts.model.apply, train=True, mutable=["batch_stats"])
         self._logits = jax.jit(self._normalized_logits)
 
@@ -81,7 +88,7 @@ class FinishedRun:
         """Return a network with batch-norm statistics from `count` training batches, or all."""
         if not jax.tree.leaves(ticket.batch_stats):
             return ticket
-        return supjax.recompute_batch_stats(self._training, ticket, self._images[:count])
+        return supjax.recompute_batch_stats(self._training, ticket, self.images[:count])
 
     def scores(self, networks: Iterable[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
         """Return loss and accuracy on `split` of networks with re-estimated statistics."""
@@ -92,14 +99,25 @@ class FinishedRun:
         rows = [self._evaluate((network,), self.split)[0] for network in networks]
         return np.array([row["loss"] for row in rows]), np.array([row["accuracy"] for row in rows])
 
-    def predictions(self, networks: Sequence[supjax.Ticket]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the logits of networks on the test split, and its labels.
+    def repaired(self, result: supjax.Ticket) -> supjax.Ticket:
+        """Return a superposition of `members` with their activations, by `supjax.repair`."""
+        seen = supjax.linen_preactivations(self.model, train=False)
+        return supjax.repair(seen, self.members, result, self.images)
+
+    def predictions(
+        self, networks: Sequence[supjax.Ticket], split: str = "test"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of networks on a split, and its labels.
+
+        Args:
+          networks: at least one.
+          split: "test", or `self.split`.
 
         Returns:
           float32 `(networks, examples, classes)`, and integers `(examples,)`.
         """
         logits, labels = [], []
-        for batch in self.dataset.eval_batches("test", self._batch_size):
+        for batch in self.dataset.eval_batches(split, self._batch_size):
             real = np.asarray(batch.weights) > 0
             logits.append([np.asarray(self._logits(n, batch.images))[real] for n in networks])
             labels.append(np.asarray(batch.labels)[real])
@@ -107,11 +125,11 @@ class FinishedRun:
 
     def layer_flops(self) -> dict[str, int]:
         """Return the dense forward operations of one image by the path of the weight."""
-        return image_flops(self._model, self.dataset.image_shape, self.superposed)
+        return image_flops(self.model, self.dataset.image_shape, self.superposed)
 
     def _normalized_logits(self, ticket: supjax.Ticket, images: jax.Array) -> jax.Array:
         variables = {"params": ticket.params, "batch_stats": ticket.batch_stats}
-        return self._model.apply(variables, self.dataset.normalize(images), train=False)
+        return self.model.apply(variables, self.dataset.normalize(images), train=False)
 
 
 def _summary(workdir: Path) -> dict[str, Any]:

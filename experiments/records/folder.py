@@ -62,6 +62,7 @@ class RunFolder:
         self.summary_file = self.path / "summary.json"
         self.plots = self.path / "plots"
         self.analysis = self.path / "analysis"
+        self.superpositions_file = self.analysis / "superpositions.json"
         self.log_file = self.path / "log.txt"
 
     def ticket_file(self, name: str) -> Path:

@@ -50,6 +50,8 @@ class Setting(NamedTuple):
       tail: accuracy of the mean of the weights of their last cycle, by seed.
       last: accuracy of a run's last ticket, by seed.
       diagnoses: the blocks `diagnosis` of the runs that have one.
+      rules: accuracy of the same tickets superposed by each rule, by seed; see
+        `experiments.superpose`.
     """
 
     key: Key
@@ -63,6 +65,7 @@ class Setting(NamedTuple):
     tail: dict[int, float] = {}  # noqa: RUF012
     last: dict[int, float] = {}  # noqa: RUF012
     diagnoses: tuple[dict[str, Any], ...] = ()
+    rules: dict[str, dict[int, float]] = {}  # noqa: RUF012
 
 
 class Paired(NamedTuple):
@@ -192,7 +195,7 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
     if all(published_setup(summary["config"]) for summary in runs):
         known = published_accuracies().get((key.dataset, key.model, key.method, key.sparsity))
     found = tuple(s["diagnosis"] for s in sups if s.get("diagnosis"))
-    setting = Setting(key, {}, {}, {}, {}, known, {}, {}, {}, {}, found)
+    setting = Setting(key, {}, {}, {}, {}, known, {}, {}, {}, {}, found, {})
     for summary in runs:
         seed = summary["config"]["seed"]
         accuracy = defaultdict(list)
@@ -204,6 +207,8 @@ def _setting(key: Key, bases: Sequence[dict[str, Any]], sups: Sequence[dict[str,
             if accuracy["ema"]:
                 setting.base_ema[seed] = accuracy["ema"][-1]
             continue
+        for name, row in summary.get("rules", {}).items():
+            setting.rules.setdefault(name, {})[seed] = 100 * row["test_accuracy"]
         result = next(n for n in summary["networks"] if n["name"] == summary["result"])
         setting.sup[seed] = 100 * result["test"]["accuracy"]
         if accuracy["ticket"]:
