@@ -137,7 +137,9 @@ def data_scores(run: FinishedRun) -> dict[str, Score]:
 
         def score(path: Any, w: jax.Array) -> jax.Array:
             norm = found.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-            return jnp.abs(w) * (1.0 if norm is None else norm[:, None])
+            if norm is None:
+                return jnp.abs(w)
+            return jnp.abs(w) * norm.reshape((1,) * (w.ndim - 2) + (-1, 1))
 
         return jax.tree_util.tree_map_with_path(score, mean.params)
 

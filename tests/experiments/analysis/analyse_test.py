@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import reestimation
 from experiments.analyse import analyse, render
 from experiments.analysis.finished_run import FinishedRun
 from experiments.configs import digits
@@ -179,3 +180,13 @@ def test_the_command_tells_an_error_in_one_line(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}: no run in this folder")
+
+
+def test_the_benchmark_of_reestimation_prints_and_writes(workdir, tmp_path, capsys):
+    # Here for the run's sake: it is the one with batch norm.
+    output = tmp_path / "reestimation.json"
+    reestimation.main(["--workdir", str(workdir), "--batches", "1,2", "--output", str(output)])
+    [rows] = json.loads(output.read_text())["runs"].values()
+    assert [row["batches"] for row in rows] == ["average", "1", "2"]
+    assert rows[1]["loss"] != rows[2]["loss"]
+    assert f"{rows[2]['loss']:.4f}" in capsys.readouterr().out
