@@ -14,6 +14,7 @@ from tests.helpers import tiny_problem
 
 PLAN = supjax.CyclePlan(normal_steps=5, cycle_steps=3, num_cycles=2)
 KEY = jax.random.key(1)
+EXPLORED = 0.5
 
 
 def tree_equal(first, second):
@@ -63,7 +64,7 @@ def by_training_steps(tx, topology, include_pretrained):
     tickets, batch = [], tiny_problem.batch()
     for step in range(PLAN.total_steps):
         if step in PLAN.exploration_steps:
-            state, _ = topology_step(state, batch, 0.5)
+            state, _ = topology_step(state, batch, EXPLORED)
         elif step < PLAN.normal_steps and host.due(step):
             state, _ = topology_step(state, batch, host.drop_fraction(step))
         else:
@@ -108,7 +109,13 @@ def test_it_equals_training_by_the_plan_weight_for_weight(name, options, rule, i
     tx = optax.sgd(0.2, momentum=0.9)
     topology = tiny_problem.topology(name, **options)
     sparse = supjax.sup_tickets(
-        tx, topology, PLAN, KEY, superposition=rule, include_pretrained=include
+        tx,
+        topology,
+        PLAN,
+        KEY,
+        exploration=EXPLORED,
+        superposition=rule,
+        include_pretrained=include,
     )
     params, opt_state = scanned(sparse, PLAN.total_steps)
     state, tickets = by_training_steps(tx, topology, include)
