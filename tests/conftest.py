@@ -11,14 +11,16 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
-FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-given = os.environ.get("XLA_FLAGS", "")
-if QUICK and FLAGS not in given and version("jaxlib").startswith("0.10."):  # others may not know it
-    os.environ["XLA_FLAGS"] = f"{given} {FLAGS}".strip()
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
+
+FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+given = os.environ.get("XLA_FLAGS", "")
+quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+if quick and FLAGS not in given and version("jaxlib").startswith("0.10."):  # others may not know it
+    os.environ["XLA_FLAGS"] = f"{given} {FLAGS}".strip()
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ.get("SUPJAX_TEST_DEVICES", "4")))
@@ -35,6 +37,16 @@ except ImportError:  # the suite of the bare library runs without the extras
 else:
     settings.register_profile("supjax", deadline=None, max_examples=20, derandomize=True)
     settings.load_profile("supjax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the workers of xdist take files in their order: doctests last, which are short.
+
+    By itself it takes files of many tests first, and the long ones of few tests at the end, when
+    other workers have nothing left to do.
+    """
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 @pytest.fixture(scope="session")
