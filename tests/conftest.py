@@ -2,8 +2,8 @@
 
 Programs are compiled without XLA's expensive passes and with its older, faster emitters of kernels,
 also in the processes that tests start: the suite spends most of its time in the compiler, which
-needs less than half of it so. With `JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` it runs the programs
-that users run. The tests of sharding start a process of their own with eight devices, by
+needs less than half of it so. With `JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` it runs the
+programs that users run. The tests of sharding start a process of their own with eight devices, by
 `SUPJAX_TEST_DEVICES`.
 """
 
