@@ -1,7 +1,7 @@
 """Random pytrees for property tests: weights nested in dicts, lists, dataclasses, nnx states...
 
-Leaf shapes come from a short catalogue, because every new list of shapes is a compilation; what
-varies freely is how the leaves are nested and which values they hold.
+Leaf shapes and their nests come from short catalogues, because every new one is a compilation; what
+varies freely is which values they hold, and in `mixed` and `rewrapped` how leaves are nested.
 """
 
 from collections import OrderedDict, defaultdict
@@ -106,18 +106,21 @@ def mixed(draw: st.DrawFn, leaves: list[Any]) -> Any:
     return NODES[draw(st.sampled_from(sorted(NODES)))](*pair)
 
 
-@st.composite
-def nested(draw: st.DrawFn, leaves: list[Any]) -> Any:
-    """Put the leaves, in their order, into a random nest of dicts, lists and NamedTuples."""
-    if len(leaves) == 1:
-        wrap = draw(st.sampled_from(["leaf", "dict", "list"]))
-        return {"leaf": leaves[0], "dict": {"kernel": leaves[0]}, "list": leaves}[wrap]
-    cut = draw(st.integers(1, len(leaves) - 1))
-    pair = draw(nested(leaves[:cut])), draw(nested(leaves[cut:]))
-    kind = draw(st.sampled_from(["dict", "list", "tuple", "layer"]))
-    if kind == "dict":
-        return {"a": pair[0], "b": pair[1]}
-    return {"list": list(pair), "tuple": pair, "layer": Layer(*pair)}[kind]
+NESTS: dict[int, list[Callable[..., Any]]] = {
+    1: [lambda a: a, lambda a: {"kernel": [a]}],
+    2: [lambda a, b: {"a": a, "b": [b]}, lambda a, b: Layer([a], b)],
+    3: [lambda a, b, c: {"a": Layer(a, b), "b": c}, lambda a, b, c: [a, ({"kernel": b}, c)]],
+    4: [
+        lambda a, b, c, d: Layer({"a": a, "b": b}, (c, d)),
+        lambda a, b, c, d: [a, {"a": [b, {"kernel": c}], "b": d}],
+    ],
+}
+"""Count of leaves -> ways to nest them in their order; few, as every tree is a compilation."""
+
+
+def nested(leaves: list[Any]) -> st.SearchStrategy[Any]:
+    """Put the leaves, in their order, into one of a few nests of dicts, lists and NamedTuples."""
+    return st.sampled_from(NESTS[len(leaves)]).map(lambda nest: nest(*leaves))
 
 
 def values(kind: str, rng: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray:
