@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments.configs.fields import OPTION_FIELDS
 from experiments.errors import ConfigError, RunError
 from experiments.saying import occupy_standard_streams, say
+from supjax.checks import KNOWN, some
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -48,7 +49,7 @@ def run_command(
             for path, value in options:
                 set_option(flags.FLAGS["config"].value, path, value)
         except flags.UnrecognizedFlagError as error:
-            known = ", ".join(f"--{name}" for name in own)
+            known = some((f"--{name}" for name in own), KNOWN)
             raise ConfigError(f"unknown flag --{error.flagname}; known: {known}") from error
         except _PROBLEMS as error:
             raise ConfigError(last_line(error)) from error
@@ -167,7 +168,7 @@ def load_config(chosen: str) -> ConfigDict:
     file = chosen.partition(":")[0]
     if not Path(file).is_file():
         names = sorted(path.name for path in CONFIGS.glob("*.py") if _has_config(path))
-        raise ConfigError(f"no config file {file}; in {CONFIGS}: {', '.join(names)}")
+        raise ConfigError(f"no config file {file}; in {CONFIGS}: {some(names, KNOWN)}")
     scratch = flags.FlagValues()
     try:
         config_flags.DEFINE_config_file("config", chosen, "", scratch, sys_argv=[])
@@ -192,7 +193,7 @@ def check_field(config: ConfigDict, path: str) -> None:
     for name in (parent if parent in OPTION_FIELDS else path).split("."):
         known = list(node) if isinstance(node, ConfigDict) else []
         if name not in known:
-            raise ConfigError(f"unknown field --config.{path}; known: {', '.join(known) or 'none'}")
+            raise ConfigError(f"unknown field --config.{path}; known: {some(known, KNOWN, 'none')}")
         node = node[name]
 
 

@@ -3,6 +3,8 @@
 import os
 import signal
 
+from supjax.checks import some
+
 
 class RunError(Exception):
     """A run that cannot go on.
@@ -50,8 +52,9 @@ class OutOfStepError(RunError):
     """Seeds that are to train together have come to different steps."""
 
     def __init__(self, seeds: tuple[int, ...]) -> None:
-        names = ", ".join(map(str, seeds))
-        super().__init__(f"seeds {names} have come to different steps and cannot train together")
+        super().__init__(
+            f"seeds {some(seeds)} have come to different steps and cannot train together"
+        )
 
 
 class InterruptedRunError(RunError):

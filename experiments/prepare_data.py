@@ -19,6 +19,7 @@ from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
 from experiments.data.checks import DataError, one_line
 from experiments.saying import say
+from supjax.checks import some
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _TOLD = (ValueError, RuntimeError, OSError, ImportError)
@@ -97,7 +98,7 @@ def _one_line_errors() -> Iterator[None]:
 def main(argv: Sequence[str]) -> None:
     """Run the command; errors that the user can mend end it with one line."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
+        raise app.UsageError(f"unexpected arguments: {some(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     name, given = flags.FLAGS.dataset, flags.FLAGS["from"].value
     data_dir = Path(flags.FLAGS.data_dir or default_data_dir()).expanduser()

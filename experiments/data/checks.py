@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 
 from experiments.errors import RunError
+from supjax.checks import some
 
 MAX_CLASSES = 100_000
 """More classes than any image set has; a larger number is a mistake or an attack on memory."""
@@ -39,17 +40,6 @@ def one_line(error: object) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= _LINE else f"{text[: _LINE - 4]} ..."
-
-
-def some(names: Iterable[object], most: int = 8) -> str:
-    """Return a list for a message, cut after a few names.
-
-    >>> some("abcd", most=2)
-    'a, b and 2 more'
-    """
-    every = [str(name)[:_NAME] for name in names]
-    rest = f" and {len(every) - most} more" if len(every) > most else ""
-    return (", ".join(every[:most]) + rest) or "nothing"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from experiments.records.folder import PRETRAINED, SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished
 from experiments.run.given_ticket import read_ticket
 from supjax.allocation import budget
+from supjax.checks import some
 from supjax.types import PyTree, Ticket
 
 FIELD = "sup_tickets.start_from"
@@ -45,8 +46,8 @@ def start_of(folders: Sequence[RunFolder], shapes: PyTree, wanted: float) -> Sta
     tickets = tuple(_ticket(folder, shapes) for folder in folders)
     counts = [(int(supjax.count_active(t.masks)), supjax.count_maskable(t.masks)) for t in tickets]
     if len(set(counts)) > 1:
-        found = ", ".join(str(kept) for kept, _ in counts)
-        raise ConfigError(f"{FIELD} must keep as many weights for every seed, got {found}")
+        kept = [kept for kept, _ in counts]
+        raise ConfigError(f"{FIELD} must keep as many weights for every seed, got {some(kept)}")
     if not counts:
         return None
     [(kept, size)] = set(counts)
@@ -72,7 +73,7 @@ def _ticket(folder: RunFolder, shapes: PyTree) -> Ticket:
     try:
         ticket = read_ticket(file, shapes, "the network")
     except ConfigError as error:
-        raise ConfigError(f"{FIELD} must fit the network: {error}") from error
+        raise ConfigError(f"{FIELD} cannot be used: {error}") from error
     kept = supjax.count_active(ticket.masks)
     if not 0 < kept < supjax.count_maskable(ticket.masks):
         fault = "is dense" if kept or not jax.tree.leaves(ticket.masks) else "keeps no weight"

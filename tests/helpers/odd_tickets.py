@@ -146,7 +146,7 @@ def odd_configs() -> dict[str, Any]:
         ("model.name", ["rgl", [], 3]),
         ("model.width", ["big", None, 1e9, NAN, True]),
         ("model.dtype", ["float8", None]),
-        ("model", ["vgg16", None, [], {"name": "digits_cnn"}]),
+        ("model", ["vgg16", None, [], {"name": "mlp", "width": "x"}]),
         ("batch_size", [0, "128", 1.5, 10**9]),
         ("epochs", [1e300, True, -1]),
         ("sparsity", [None, 2, "x", NAN]),

@@ -6,8 +6,9 @@ import stat
 import warnings
 from pathlib import Path
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.importing.source import Features, Source, SourceSplit
+from supjax.checks import some
 
 _SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}

@@ -14,8 +14,8 @@ from experiments.data.checks import (
     check_names,
     check_num_classes,
     count_classes,
-    some,
 )
+from supjax.checks import some
 
 Features = dict[str, Any]
 """Features of one example; `image` is a uint8 array or encoded bytes, `label` an int or a name."""

@@ -1,0 +1,160 @@
+"""Every optimizer of optax, after weights are grown at a late step: finite, and not too far."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+import supjax
+from supjax.masked_update import divided_entries
+
+SHAPE, STEPS, AFTER = (6, 8), 1000, 25
+
+LIMIT = 10
+"""Of the steps of grown weights, in mean steps of the weights that were there."""
+
+LIMITS = {"optimistic_adam": 20, "optimistic_adam_v2": 20}
+"""It adds the last step's change, which for a grown weight is all of its step."""
+
+NEEDS = {
+    "adaptive_grad_clip", "add_noise", "apply_if_finite", "chain", "clip", "clip_by_block_rms",
+    "clip_by_global_norm", "conditionally_mask", "conditionally_transform", "dpsgd", "ema",
+    "differentially_private_aggregate", "flatten", "freeze", "inject_hyperparams",
+    "inject_stateful_hyperparams", "lookahead", "masked", "measure_with_ema", "mechanize",
+    "multi_transform", "partition", "sam", "scale", "scale_by_backtracking_linesearch",
+    "scale_by_schedule", "scale_by_zoom_linesearch", "schedule_free", "selective_transform",
+    "snapshot", "split_real_and_imaginary", "stateless", "stateless_with_tree_map", "trace",
+    "with_extra_args_support",
+}  # fmt: skip
+"""What is no optimizer by itself: it needs another one, or a number."""
+
+OTHERS = {
+    "lbfgs": "its line search takes a function of the loss",
+    "reduce_on_plateau": "it scales updates to zero alone",
+    "scale_by_muon": "it takes weights of two dimensions alone; muon itself is here",
+    "scale_by_trust_ratio": "of SGD it is lars, of Adam lamb, which are here",
+    "set_to_zero": "nothing moves",
+    "sophia": "its Hessian takes a function of the loss",
+}
+
+
+def optimizers():
+    """Name -> factory of every optimizer that can be made of a rate alone."""
+    found = {}
+    for module in (optax, contrib):
+        for name in sorted(vars(module)):
+            factory = getattr(module, name)
+            if not inspect.isfunction(factory) or name.startswith("_"):
+                continue
+            returned = str(inspect.signature(factory).return_annotation)
+            if "GradientTransformation" in returned and name not in NEEDS | OTHERS.keys():
+                found[name] = factory
+    return found
+
+
+def make(factory):
+    if "learning_rate" in inspect.signature(factory).parameters:
+        return factory(learning_rate=1e-3)
+    return optax.chain(factory(), optax.scale(-1e-3))
+
+
+@functools.cache
+def problem():
+    """Weights, a target for them, and how steep the loss is at each, all far from each other."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=SHAPE), jnp.float32)}
+    target = jnp.asarray(rng.normal(size=SHAPE) + 3, jnp.float32)
+    steepness = jnp.asarray(np.exp(rng.normal(size=SHAPE)), jnp.float32)
+    return params, target, steepness
+
+
+def moves(tx):
+    """Absolute steps after a growth, `[AFTER, *SHAPE]`, where it grew, and what was there."""
+    params, target, steepness = problem()
+    topology = supjax.make_topology(
+        "rigl", density=0.5, update_every=STEPS, drop_fraction=0.2, stop=STEPS + 1
+    )
+    sparse = supjax.sparsify(tx, topology, jax.random.key(1))
+
+    def step(carry, index):
+        params, state = carry
+        noise = 1 + 0.3 * jax.random.normal(jax.random.key(index), SHAPE)
+        grads = {"kernel": steepness * (params["kernel"] - target) * noise}
+        updates, state = sparse.update(grads, state, params, value=jnp.float32(1))
+        after = optax.apply_updates(params, updates)
+        moved = jnp.abs(after["kernel"] - params["kernel"])
+        return (after, state), (moved, state.topology.masks["kernel"])
+
+    @jax.jit
+    def run(params):
+        state = sparse.init(params)
+        start = supjax.sparse_params(params, state), state
+        return jax.lax.scan(step, start, jnp.arange(STEPS + AFTER))[1]
+
+    moved, masks = jax.device_get(run(params))
+    before, after = masks[STEPS - 2], masks[-1]
+    assert (after & ~before).any()
+    return moved[-AFTER:], after & ~before, after & before
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_steps_of_grown_weights_are_finite_and_as_those_of_their_layer(name):
+    moved, grown, kept = moves(make(optimizers()[name]))
+    assert np.isfinite(moved).all()
+    typical = moved[:, kept].mean()
+    assert moved[:, grown].max() <= LIMITS.get(name, LIMIT) * typical
+
+
+def test_every_other_name_is_there_and_takes_more_than_a_rate():
+    names = {*vars(optax), *vars(contrib)}
+    assert names >= NEEDS | OTHERS.keys()
+    for name in NEEDS:
+        with pytest.raises((TypeError, ValueError)):
+            getattr(optax, name, getattr(contrib, name, None))()
+
+
+DIVIDING = {
+    "acprop": (contrib.acprop(0.1), 1),
+    "adopt": (contrib.adopt(0.1), 1),
+    "in a chain": (optax.chain(optax.clip(1.0), contrib.acprop(0.1)), 1),
+    "accumulated": (optax.MultiSteps(contrib.acprop(0.1), 2), 1),
+    "of one group": (optax.masked(contrib.acprop(0.1), {"kernel": True}), 1),
+    "adam": (optax.adam(0.1), 0),
+    "adagrad": (optax.adagrad(0.1), 0),
+    "momentum": (optax.sgd(0.1, momentum=0.9), 0),
+    "no state": (optax.sgd(0.1), 0),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDING)
+def test_what_is_divided_by_unchanged_is_read_off_the_optimizer(name):
+    tx, count = DIVIDING[name]
+    assert sum(divided_entries(tx, problem()[0])) == count
+
+
+def test_the_topology_step_starts_grown_weights_alike():
+    params, target, steepness = problem()
+    tx = contrib.acprop(1e-3)
+    topology = supjax.make_topology("rigl", density=0.5, drop_fraction=0.2)
+
+    def loss_fn(params, stats, batch, key):
+        return 0.5 * jnp.sum(steepness * (params["kernel"] - target) ** 2), (stats, {})
+
+    state = supjax.create_train_state(jax.random.key(0), params, tx, topology)
+    train = jax.jit(supjax.make_train_step(loss_fn, tx, topology))
+    move = jax.jit(supjax.make_topology_step(loss_fn, tx, topology))
+    for _ in range(40):
+        state, _ = train(state, None)
+    before = state.topology.masks["kernel"]
+    state, _ = move(state, None, 0.2)
+    kept, grown = before & state.topology.masks["kernel"], state.topology.masks["kernel"] & ~before
+    moment = state.opt_state[0].nu["kernel"]
+    np.testing.assert_allclose(moment[grown], moment[kept].mean(), rtol=1e-5)
+    after, _ = train(state, None)
+    moved = jnp.abs(after.params["kernel"] - state.params["kernel"])
+    assert moved[grown].max() < 10 * moved[kept].mean()
