@@ -12,11 +12,12 @@ import contextlib
 import random
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.experiments.data.fuzz import quiet_folder
-from tests.fuzz.classes import CLASSES
+from tests.fuzz.classes import CLASSES, bad
 
 Table = dict[str, Counter[str]]
 
@@ -45,6 +46,8 @@ def fuzz(
     """
     table: Table = {name: Counter() for name in only}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         attempts = {}
         for name in only:
             folder = stack.enter_context(quiet_folder())
@@ -57,7 +60,10 @@ def fuzz(
                 break
             name = min(left, key=spent.__getitem__)
             number, begin = numbers[name], time.monotonic()
-            outcome = attempts[name](number, random.Random(f"{seed} {name} {number}"))
+            try:
+                outcome = attempts[name](number, random.Random(f"{seed} {name} {number}"))
+            except Exception as error:
+                outcome = bad(error)
             spent[name] += time.monotonic() - begin
             numbers[name] += 1
             table[name]["clean" if outcome.clean else "bad"] += 1

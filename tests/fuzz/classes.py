@@ -146,6 +146,7 @@ def checkpoints(folder: Path) -> Iterator[Attempt]:
                 for _ in range(rng.choice([1, 1, 2, 6])):
                     damaged_file(rng, rng.choice([steps / "3", steps]))
         except (OSError, ValueError, IndexError):
+            shutil.rmtree(run)
             return Outcome(True, "two damages that exclude each other")
         try:
             found = Checkpoints(run, primary=number % 2 == 0).restore_latest(like)
