@@ -17,7 +17,8 @@ from absl import app, flags, logging
 
 from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
-from experiments.data.checks import DataError, one_line
+from experiments.data.checks import DataError
+from experiments.errors import one_line
 from experiments.saying import say
 from supjax.checks import some
 

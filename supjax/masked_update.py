@@ -78,14 +78,14 @@ def divided_entries(tx: optax.GradientTransformation, params: Params) -> list[bo
 
     def watch(eqn: Any, inputs: Sequence[int]) -> None:
         nonlocal found
-        power = eqn.params.get("y", getattr(eqn.invars[-1], "val", 0))
-        kind = eqn.primitive.name
+        kind, below = eqn.primitive.name, 0
         if kind == "div":
             below = inputs[1]
-        elif kind == "rsqrt" or (kind in ("pow", "integer_pow") and power < 0):
+        elif kind == "rsqrt":
             below = inputs[0]
-        else:
-            return
+        elif kind in ("pow", "integer_pow"):
+            power = eqn.params.get("y", getattr(eqn.invars[-1], "val", 0))
+            below = inputs[0] if power < 0 else 0
         found |= 0 if below & 1 else below
 
     if any(leaf.ndim for leaf in shapes):

@@ -42,6 +42,7 @@ NEEDS = {
 """What is no optimizer by itself: it needs another one, or a number."""
 
 OTHERS = {
+    "keep_params_nonnegative": "a clip of updates, which leaves what is zero",
     "lbfgs": "its line search takes a function of the loss",
     "reduce_on_plateau": "it scales updates to zero alone",
     "scale_by_muon": "it takes weights of two dimensions alone; muon itself is here",
@@ -77,7 +78,7 @@ def problem():
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=SHAPE), jnp.float32)}
     target = jnp.asarray(rng.normal(size=SHAPE) + 3, jnp.float32)
-    steepness = jnp.asarray(np.exp(rng.normal(size=SHAPE)), jnp.float32)
+    steepness = jnp.asarray(np.exp(0.3 * rng.normal(size=SHAPE)), jnp.float32)
     return params, target, steepness
 
 
@@ -92,7 +93,7 @@ def moves(tx):
         grads = {"kernel": steepness * jnp.tanh(params["kernel"] - target) * noise}
         updates, state = masked_update(tx, grads, state, params, masks, value=jnp.float32(1))
         after = optax.apply_updates(params, updates)
-        return (after, state, masks), jnp.abs(after["kernel"] - params["kernel"])
+        return (after, state, masks), jnp.abs(updates["kernel"])
 
     @jax.jit
     def run(carry, first):
@@ -125,7 +126,7 @@ def test_every_other_name_is_there_and_takes_more_than_a_rate():
     assert names >= NEEDS | OTHERS.keys()
     for name in NEEDS:
         with pytest.raises((TypeError, ValueError)):
-            getattr(optax, name, getattr(contrib, name, None))()
+            vars(contrib).get(name, vars(optax).get(name))()
 
 
 DIVIDING = {
