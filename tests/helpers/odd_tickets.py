@@ -68,6 +68,7 @@ def put(tree: PyTree, path: str, value: Any) -> PyTree:
     return tree
 
 
+@functools.cache
 def odd_stats() -> dict[str, Ticket]:
     """Tickets whose batch statistics are not those of the network."""
     ticket = good()
@@ -94,6 +95,7 @@ def odd_stats() -> dict[str, Ticket]:
     return {name: ticket._replace(batch_stats=tree) for name, tree in odd.items()}
 
 
+@functools.cache
 def odd_params() -> dict[str, Ticket]:
     """Tickets whose weights are not those of the network, or cannot be used."""
     ticket = good()
@@ -139,6 +141,7 @@ def stored_config(fields: dict[str, Any] | None = None) -> dict[str, Any]:
     return config
 
 
+@functools.cache
 def odd_configs() -> dict[str, Any]:
     """What a ticket's metadata may hold in the place of a config, or None for no config."""
     fields: list[tuple[str, list[Any]]] = [
