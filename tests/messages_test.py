@@ -26,7 +26,7 @@ def whole_lists(source):
                 isinstance(part, ast.FormattedValue)
                 and isinstance(part.value, ast.Call)
                 and isinstance(part.value.func, ast.Name)
-                and part.value.func.id in ("list", "sorted", "tuple", "set")
+                and part.value.func.id in ("list", "sorted", "set")
             )
             if joins or printed:
                 yield part.lineno

@@ -224,8 +224,9 @@ def command_lines(folder: Path) -> Iterator[Attempt]:
         command, words = some_line(rng, files)
         status, output = server.run(command, words)
         lines = output.splitlines()
-        clean = status in (1, 2, 4) and output.startswith("error: ")
+        clean = status in (1, 2, 4) and output.startswith(("error: ", "cannot prepare "))
         clean = clean and (len(lines) == 1 or lines[0].endswith(" belongs to another config:"))
+        clean |= command == "sweep" and status == 0
         clean &= len(output) < 3500  # with file names of any length, and all flags that are known
         return Outcome(clean, f"{command} {words}: {status} {output[-600:]!r}")
 

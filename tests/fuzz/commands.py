@@ -21,8 +21,8 @@ from experiments.configs.fields import FIELDS
 
 ROOT = Path(__file__).parents[2]
 
-COMMANDS = ("main", "seeds", "evaluate", "analyse", "report")
-"""Those that fail before they start a process or a download, if there is no such data set."""
+COMMANDS = ("main", "seeds", "evaluate", "analyse", "report", "sweep", "prepare_data")
+"""Those that `some_line` keeps from starting processes, downloads and training."""
 
 SECONDS = 100
 """After so many a command counts as one that hangs."""
@@ -105,7 +105,12 @@ def some_line(rng: random.Random, files: list[str]) -> tuple[str, list[str]]:
     words = [word for _ in range(rng.randint(0, 4)) for word in rng.choice(kinds)]
     digits = f"--config={CONFIGS / 'digits.py'}"
     first = [digits] if command == "evaluate" and rng.random() < 0.5 else []
-    if command in ("main", "seeds") or first:
+    if command == "sweep":
+        first = ["--dry_run", "--grid", rng.choice(["seed=0,1", "method=set;x=1", "x", "=", *wild])]
+    if command == "prepare_data":
+        first = [f"--dataset={rng.choice(['own', *wild])}", f"--data_dir={files[-1]}/data"]
+        first += [f"--from={rng.choice([*files, '~nobody/x', '/dev/zero'])}"]
+    if command in ("main", "seeds") or first[:1] == [digits]:
         first += ["--config.dataset=nosuch"]
     return command, [word.replace("\0", "") for word in [*first, *words]]
 
@@ -121,7 +126,7 @@ def _run(command: Any, words: list[str]) -> tuple[int, str]:
         sys.argv = [f"{command.__name__}.py", *words]
         status = 0
         try:
-            takes_folders = command.__name__.endswith("report")
+            takes_folders = command.__name__.endswith(("report", "sweep"))
             run_command(command.define_flags, command.main, arguments=takes_folders)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1

@@ -45,6 +45,7 @@ OTHERS = {
     "keep_params_nonnegative": "a clip of updates, which leaves what is zero",
     "lbfgs": "its line search takes a function of the loss",
     "reduce_on_plateau": "it scales updates to zero alone",
+    "scale_by_lbfgs": "it promotes ranks, which the tests forbid; lbfgs is made of it",
     "scale_by_muon": "it takes weights of two dimensions alone; muon itself is here",
     "scale_by_trust_ratio": "of SGD it is lars, of Adam lamb, which are here",
     "set_to_zero": "nothing moves",
@@ -168,4 +169,30 @@ def test_the_topology_step_starts_grown_weights_alike():
     np.testing.assert_allclose(moment[grown], moment[kept].mean(), rtol=1e-5)
     after, _ = train(state, None)
     moved = jnp.abs(after.params["kernel"] - state.params["kernel"])
+    assert moved[grown].max() < 10 * moved[kept].mean()
+
+
+def test_sparsify_starts_grown_weights_alike():
+    params, target, steepness = problem()
+    topology = supjax.make_topology("rigl", density=0.5, update_every=40, drop_fraction=0.2)
+    tx = supjax.sparsify(contrib.acprop(1e-3), topology, jax.random.key(0))
+
+    @jax.jit
+    def step(params, state):
+        grads = {"kernel": steepness * (params["kernel"] - target)}
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    params = supjax.sparse_params(params, state)
+    for _ in range(40):
+        before = state.topology.masks["kernel"]
+        params, state = step(params, state)
+    masks = state.topology.masks["kernel"]
+    kept, grown = before & masks, masks & ~before
+    assert grown.any()
+    moment = state.inner[0].nu["kernel"]
+    np.testing.assert_allclose(moment[grown], moment[kept].mean(), rtol=1e-5)
+    after, _ = step(params, state)
+    moved = jnp.abs(after["kernel"] - params["kernel"])
     assert moved[grown].max() < 10 * moved[kept].mean()

@@ -72,7 +72,7 @@ def _list_split(folder: Path, names: list[str], *, complete: bool) -> SourceSpli
         raise DataError(f"{folder.name} holds no images in class folders")
     if empty and complete:
         raise DataError(
-            f"{folder.name} has classes without images ({', '.join(sorted(_SUFFIXES))}):"
+            f"{folder.name} has classes without images ({some(sorted(_SUFFIXES))}):"
             f" {some(empty)}; remove their folders"
         )
 

@@ -130,7 +130,7 @@ def _checked_images(split: str, images: np.ndarray) -> np.ndarray:
             hint = "; they seem to be channels first: give np.moveaxis(images, 1, -1)"
         raise DataError(
             f"{split} images {images.shape} have {images.shape[-1]} channels, a prepared set can"
-            f" have {', '.join(map(str, CHANNELS))}{hint}"
+            f" have {some(CHANNELS)}{hint}"
         )
     return images
 
