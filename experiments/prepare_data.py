@@ -121,7 +121,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing was prepared")
     except _TOLD as error:
-        sys.exit(f"cannot prepare {one_line(name)}: {one_line(error)}")
+        shown = name if name and name.isprintable() else repr(name)
+        sys.exit(f"cannot prepare {one_line(shown)}: {one_line(error)}")
     say("\n".join([*lines, f"{name} is prepared in {folder}"]))
 
 

@@ -130,6 +130,8 @@ def _run(command: Any, words: list[str]) -> tuple[int, str]:
             run_command(command.define_flags, command.main, arguments=takes_folders)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)
     os.close(writer)

@@ -45,6 +45,7 @@ OTHERS = {
     "keep_params_nonnegative": "a clip of updates, which leaves what is zero",
     "lbfgs": "its line search takes a function of the loss",
     "reduce_on_plateau": "it scales updates to zero alone",
+    "scale_by_distance_over_gradients": "its rate starts at nothing, and is that of a whole leaf",
     "scale_by_lbfgs": "it promotes ranks, which the tests forbid; lbfgs is made of it",
     "scale_by_muon": "it takes weights of two dimensions alone; muon itself is here",
     "scale_by_trust_ratio": "of SGD it is lars, of Adam lamb, which are here",
@@ -112,6 +113,7 @@ def moves(tx):
     return jax.device_get((run((params, state, masks), STEPS)[1], fresh))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Specifying a key")
 @pytest.mark.parametrize("name", optimizers())
 def test_steps_of_grown_weights_are_finite_and_as_those_of_their_layer(name):
     moved, fresh = moves(make(optimizers()[name]))
@@ -122,6 +124,7 @@ def test_steps_of_grown_weights_are_finite_and_as_those_of_their_layer(name):
     )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_other_name_is_there_and_takes_more_than_a_rate():
     names = {*vars(optax), *vars(contrib)}
     assert names >= NEEDS | OTHERS.keys()
