@@ -182,7 +182,8 @@ def config_values(folder: Path) -> Iterator[Attempt]:
         try:
             check_config_values(config)
         except ConfigError as error:
-            return one_line(error, *([name] if len(fields) < 3 else []), most=600)
+            outcome = one_line(error, most=600)
+            return outcome._replace(clean=outcome.clean and any(n in str(error) for n in fields))
         except Exception as error:
             return bad(error)
         if number % 16 or fields.get("sup_tickets.start_from"):
