@@ -73,6 +73,9 @@ def divided_entries(tx: optax.GradientTransformation, params: Params) -> list[bo
     >>> [divided_entries(tx, params) for tx in (optax.adam(0.1), optax.contrib.acprop(0.1))]
     [[False, False, False], [False, False, True]]
     """
+    if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(params)):
+        return []  # what is no array is refused by name where masks are drawn
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     shapes = jax.tree.leaves(jax.eval_shape(tx.init, params))
     found = 0
 
