@@ -129,7 +129,7 @@ def _run(command: Any, words: list[str]) -> tuple[int, str]:
             takes_folders = command.__name__.endswith(("report", "sweep"))
             run_command(command.define_flags, command.main, arguments=takes_folders)
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr, flush=True)
         sys.stdout.flush()
