@@ -4,7 +4,7 @@
 
 Prints, by class, how many inputs were tried, how many were clean and how many bad (see `classes`),
 and a line for every bad one; the exit status is 1 if there is one. `--only` names a class, and
-`--tries=12 --first=12` makes one try of it again.
+`--first=12 --tries=13` makes try 12 of it again. Ctrl-C ends it with the table so far.
 """
 
 import argparse
@@ -62,6 +62,8 @@ def fuzz(
             number, begin = numbers[name], time.monotonic()
             try:
                 outcome = attempts[name](number, random.Random(f"{seed} {name} {number}"))
+            except KeyboardInterrupt:
+                break
             except Exception as error:
                 outcome = bad(error)
             spent[name] += time.monotonic() - begin

@@ -34,7 +34,7 @@ from experiments.data.importing import read_source
 from experiments.data.importing.source import Source
 from tests.experiments.data import odd_sets
 
-_HANGS = 120.0  # Seconds after which a try waits for something that never comes.
+_HANGS = 900.0  # Seconds after which a try waits for something that never comes.
 
 MOST_MEMORY = 64 << 20
 """Bytes that reading one of these tiny sets may take, whatever its headers say."""
