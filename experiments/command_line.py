@@ -12,14 +12,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from experiments.configs.fields import OPTION_FIELDS
-from experiments.errors import ConfigError, RunError
+from experiments.configs.fields import OPTION_FIELDS, shown
+from experiments.errors import ConfigError, RunError, one_line
 from experiments.saying import occupy_standard_streams, say
+from supjax.checks import KNOWN, some
 
 CONFIGS = Path(__file__).parent / "configs"
-
-_PROBLEMS = (flags.Error, AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError)
-"""What absl and ml_collections raise about flags and config files that cannot be used."""
 
 Option = tuple[str, Any]
 """Path and value of an argument of the config's method or average."""
@@ -48,9 +46,11 @@ def run_command(
             for path, value in options:
                 set_option(flags.FLAGS["config"].value, path, value)
         except flags.UnrecognizedFlagError as error:
-            known = ", ".join(f"--{name}" for name in own)
+            known = some((f"--{name}" for name in own), KNOWN)
             raise ConfigError(f"unknown flag --{error.flagname}; known: {known}") from error
-        except _PROBLEMS as error:
+        except RunError:
+            raise
+        except Exception as error:  # of flags, and of config files, which are programs
             raise ConfigError(last_line(error)) from error
         if len(rest) > 1 and not arguments:
             raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
@@ -165,17 +165,17 @@ def load_config(chosen: str) -> ConfigDict:
     experiments.errors.ConfigError: no config file digits.py; in ...: ..., digits.py, ...
     """
     file = chosen.partition(":")[0]
-    if not Path(file).is_file():
+    if "\0" in file or not Path(file).is_file():
         names = sorted(path.name for path in CONFIGS.glob("*.py") if _has_config(path))
-        raise ConfigError(f"no config file {file}; in {CONFIGS}: {', '.join(names)}")
+        raise ConfigError(f"no config file {one_line(file)}; in {CONFIGS}: {some(names, KNOWN)}")
     scratch = flags.FlagValues()
     try:
         config_flags.DEFINE_config_file("config", chosen, "", scratch, sys_argv=[])
         config = scratch["config"].value
-    except _PROBLEMS as error:
-        raise ConfigError(f"{chosen}: {last_line(error)}") from error
+    except Exception as error:  # the file is a program of the user's
+        raise ConfigError(f"{one_line(chosen)}: {last_line(error)}") from error
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{chosen}: get_config must return a ConfigDict, got {config!r}")
+        raise ConfigError(f"{chosen}: get_config must return a ConfigDict, got {shown(config)}")
     return config
 
 
@@ -192,7 +192,9 @@ def check_field(config: ConfigDict, path: str) -> None:
     for name in (parent if parent in OPTION_FIELDS else path).split("."):
         known = list(node) if isinstance(node, ConfigDict) else []
         if name not in known:
-            raise ConfigError(f"unknown field --config.{path}; known: {', '.join(known) or 'none'}")
+            raise ConfigError(
+                f"unknown field --config.{one_line(path)}; known: {some(known, KNOWN, 'none')}"
+            )
         node = node[name]
 
 
@@ -211,7 +213,7 @@ def last_line(error: Exception) -> str:
     "unknown method 'rgl'"
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\w+(\.\w+)*Error: ", "", lines[-1].strip())
+    return one_line(re.sub(r"^\w+(\.\w+)*Error: ", "", lines[-1].strip()))
 
 
 def _has_config(path: Path) -> bool:

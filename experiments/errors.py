@@ -3,6 +3,11 @@
 import os
 import signal
 
+from supjax.checks import some
+
+LONGEST = 600
+"""Characters of a message at most."""
+
 
 class RunError(Exception):
     """A run that cannot go on.
@@ -50,8 +55,9 @@ class OutOfStepError(RunError):
     """Seeds that are to train together have come to different steps."""
 
     def __init__(self, seeds: tuple[int, ...]) -> None:
-        names = ", ".join(map(str, seeds))
-        super().__init__(f"seeds {names} have come to different steps and cannot train together")
+        super().__init__(
+            f"seeds {some(seeds)} have come to different steps and cannot train together"
+        )
 
 
 class InterruptedRunError(RunError):
@@ -64,6 +70,17 @@ class InterruptedRunError(RunError):
         name = signal.Signals(number).name
         super().__init__(f"{name}; saved at step {step}, the same command continues from there")
         self.exit_code = 128 + number
+
+
+def one_line(error: object) -> str:
+    r"""Return a text or an exception as one printable line of bounded length.
+
+    >>> one_line(ValueError("two\nlines\x1b[2J"))
+    'two lines?[2J'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
 def reason(error: Exception) -> str:

@@ -10,14 +10,13 @@ import supjax
 from experiments.command_line import define_config, run_command
 from experiments.configs import common
 from experiments.configs.rules import check_config_values, check_devices
-from experiments.errors import ConfigError, RunError
+from experiments.errors import ConfigError
 from experiments.run.build import build, open_dataset
+from experiments.run.given_ticket import read_metadata, read_ticket
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
 from experiments.saying import say
 from experiments.start_jax import start_jax
-from supjax.ticket_io import load_metadata, load_ticket
-from supjax.tickets import check_same_shapes
 
 
 def define_flags() -> None:
@@ -38,35 +37,33 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
       data_dir: TFDS's data directory; empty for the config's.
 
     Raises:
-      RunError: if the file is no ticket, or does not fit the config's network.
+      ConfigError: if the file is no ticket, or does not fit the config's network; one line that
+        names the file.
     """
+    stored = read_metadata(ticket_file).get("config") if config is None else None
+    if config is None and stored is None:
+        raise ConfigError(f"{ticket_file} holds no config: name one with --config")
     try:
-        ticket = load_ticket(ticket_file)
-        stored = load_metadata(ticket_file).get("config")
-    except (OSError, ValueError) as error:
-        raise RunError(str(error)) from error
-    if config is None:
-        if stored is None:
-            raise ConfigError(f"{ticket_file} holds no config: name one with --config")
-        config = common.restored(stored)
-    if data_dir:
-        config.runtime.data_dir = data_dir
-    check_config_values(config)
-    devices = check_devices(config, jax.process_count(), jax.local_device_count())
-    dataset = open_dataset(config)
-    if not dataset.sizes[split]:
-        raise ConfigError(f"{dataset.name} has no {split} examples with this config")
-    parts = build(config, dataset)
-    try:
-        what = f"{ticket_file} does not fit {config.model.name} of this config: it differs"
-        check_same_shapes(parts.shapes["params"], ticket.params, what)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+        config = common.restored(stored) if config is None else config
+        if data_dir:
+            config.runtime.data_dir = data_dir
+        check_config_values(config)
+        devices = check_devices(config, jax.process_count(), jax.local_device_count())
+        dataset = open_dataset(config)
+        if not dataset.sizes[split]:
+            raise ConfigError(f"{dataset.name} has no {split} examples with this config")
+        parts = build(config, dataset)
+    except ConfigError as error:
+        where = "" if stored is None else f"{ticket_file}: its config: "
+        raise ConfigError(f"{where}{error}") from error
+    ticket = read_ticket(ticket_file, parts.shapes, f"{config.model.name} of this config")
     steps = make_steps(parts, SeedAxis([config.seed]), devices, config.runtime)
     [scores] = steps.evaluate((ticket,), split)
+    sparse = supjax.count_maskable(ticket.masks)
+    density = supjax.count_active(ticket.masks) / sparse if sparse else 1.0
     return (
         f"{ticket_file}: {dataset.name} {split} accuracy {scores['accuracy']:.2%}, "
-        f"loss {scores['loss']:.4f}, density {float(supjax.density(ticket.masks)):.4f}"
+        f"loss {scores['loss']:.4f}, density {density:.4f}"
     )
 
 

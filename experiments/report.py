@@ -32,6 +32,7 @@ from experiments.study.statistics import (
     paired,
     paired_gains,
 )
+from supjax.checks import KNOWN, listed, some
 
 COLUMNS = (
     "dataset",
@@ -172,7 +173,10 @@ def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
     partial = [s for s in settings if set(s.base) != seeds or set(s.sup) != seeds]
     if unfinished or partial:
         lines += ["", f"**Partial:** {len(unfinished)} runs are unfinished; {len(partial)} of"]
-        lines += [f"{len(settings)} settings lack some of the seeds {sorted(seeds)} on one side."]
+        lines += [
+            f"{len(settings)} settings lack some of the seeds {listed(sorted(seeds), KNOWN)} "
+            "on one side."
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -242,7 +246,7 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     """
     summaries, unfinished = find_runs(folders)
     if not summaries:
-        raise RunError(f"no finished run below {', '.join(map(str, folders))}")
+        raise RunError(f"no finished run below {some(folders)}")
     settings = collect(summaries)
     text = markdown(settings, unfinished)
     write_files(settings, text, out)

@@ -23,6 +23,7 @@ from experiments.records.summary import is_finished
 from experiments.saying import say
 from experiments.start_jax import start_jax
 from experiments.train import train_together
+from supjax.checks import some
 
 
 def make_folders(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list[RunFolder]:
@@ -43,10 +44,10 @@ def make_folders(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list
     if SEED_PLACE not in workdir:
         raise ConfigError(f"--workdir must hold {SEED_PLACE}, got {workdir!r}")
     if not seeds or not all(seed.isdecimal() for seed in seeds):
-        raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {','.join(seeds)!r}")
+        raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {some(seeds)!r}")
     numbers = [int(seed) for seed in seeds]
     if len(set(numbers)) < len(numbers):
-        raise ConfigError(f"--seeds must differ, got {','.join(seeds)}")
+        raise ConfigError(f"--seeds must differ, got {some(seeds)}")
     folders = []
     for number in numbers:
         own = config.copy_and_resolve_references()
@@ -85,7 +86,7 @@ def train_seeds(folders: Sequence[RunFolder]) -> None:
         except OutOfStepError:  # the newest checkpoint of one of them was damaged
             groups[:0] = [[folder] for folder in group]
     if diverged:
-        line = f"{len(diverged)} of {len(folders)} seeds diverged: {', '.join(map(str, diverged))}"
+        line = f"{len(diverged)} of {len(folders)} seeds diverged: {some(diverged)}"
         raise DivergedError(line, tuple(diverged))
 
 

@@ -31,13 +31,11 @@ from experiments.records.summary import is_finished, read_summary
 from experiments.run.host import StopSignals
 from experiments.saying import say
 from experiments.study.children import Child, Children, open_log
+from supjax.checks import KNOWN, some
 
 SEED = "seed"
 
 POLL_SECONDS = 0.1
-
-MAX_NAMES = 10
-"""How many runs the last line names."""
 
 
 class SweepRun(NamedTuple):
@@ -98,7 +96,7 @@ def parse_grid(text: str) -> list[SweepRun]:
         if not equals or not chosen:
             raise ConfigError(f"an axis of the grid is name=value,value; got {part!r}")
         if name not in SHORT_NAMES:
-            raise ConfigError(f"unknown axis {name!r}; known: {', '.join(sorted(SHORT_NAMES))}")
+            raise ConfigError(f"unknown axis {name!r}; known: {some(sorted(SHORT_NAMES), KNOWN)}")
         if name in axes:
             raise ConfigError(f"axis {name!r} is named twice")
         if SHORT_NAMES[name] == "sup_tickets.start_from":  # would be part of a folder's name
@@ -340,9 +338,8 @@ def main(passed_on: list[str]) -> None:
     left = [run for run in runs if not sweep.finished(run)]
     if left:
         why = dict.fromkeys(sweep.busy, "in use by another process")
-        names = [f"{run.name} ({why.get(run, 'failed')})" for run in left[:MAX_NAMES]]
-        names += [f"{len(left) - MAX_NAMES} more"] * (len(left) > MAX_NAMES)
-        raise RunError(f"{len(left)} of {len(runs)} runs are not finished: {'; '.join(names)}")
+        names = [f"{run.name} ({why.get(run, 'failed')})" for run in left]
+        raise RunError(f"{len(left)} of {len(runs)} runs are not finished: {some(names)}")
 
 
 if __name__ == "__main__":

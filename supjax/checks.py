@@ -1,13 +1,43 @@
 """Checks of static arguments: one line that names the value and what is allowed."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from supjax.types import TopologyTransform
+
+KNOWN = 40
+"""Names of a list of what is known, which a user may read to the end."""
+
+_LONGEST = 100
+
+
+def some(names: Iterable[object], most: int = 8, none: str = "nothing") -> str:
+    """Return a list for a message, cut after a few names; every list in a message goes through it.
+
+    Args:
+      names: whatever is listed; each is cut to 100 characters.
+      most: names that are shown.
+      none: what stands for none.
+
+    >>> some("abcd", most=2), some([])
+    ('a, b and 2 more', 'nothing')
+    """
+    every = [str(name)[:_LONGEST] for name in names]
+    rest = f" and {len(every) - most} more" if len(every) > most else ""
+    return (", ".join(every[:most]) + rest) or none
+
+
+def listed(values: Iterable[object], most: int = 8) -> str:
+    """Return a list for a message as Python writes it, cut after a few values.
+
+    >>> listed("abcd", most=2)
+    "['a', 'b' and 2 more]"
+    """
+    return f"[{some(map(repr, values), most, '')}]"
 
 
 def check_density(value: float, name: str = "density") -> float:
@@ -57,7 +87,7 @@ def check_choice(value: str, name: str, allowed: object) -> str:
     """
     names = sorted(allowed)  # type: ignore[call-overload]
     if value not in names:
-        raise ValueError(f"{name} must be one of {names}, got {value!r}")
+        raise ValueError(f"{name} must be one of {listed(names, KNOWN)}, got {value!r}")
     return value
 
 
@@ -109,11 +139,13 @@ def call_registered(
     TypeError: power takes no argument 'bas'; it takes: base, to
     """
     if name not in registry:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(registry))}")
+        raise ValueError(f"unknown {kind} {name!r}; known: {some(sorted(registry), KNOWN)}")
     allowed = inspect.signature(registry[name]).parameters
     unknown = sorted(arguments.keys() - allowed.keys())
     if unknown:
-        raise TypeError(f"{name} takes no argument {unknown[0]!r}; it takes: {', '.join(allowed)}")
+        raise TypeError(
+            f"{name} takes no argument {unknown[0]!r}; it takes: {some(allowed, KNOWN)}"
+        )
     missing = [key for key, p in allowed.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise TypeError(f"{name} needs the argument {missing[0]!r}")

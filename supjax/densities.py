@@ -19,7 +19,7 @@ from supjax.axes import (
     stack_axes,
     to_layers,
 )
-from supjax.checks import check_choice, check_density
+from supjax.checks import check_choice, check_density, listed
 from supjax.filters import warn_of_dense
 from supjax.masks import leaf_key, map_maskable
 from supjax.placement import beside
@@ -126,7 +126,9 @@ def uniform(
     values = dict.fromkeys(_maskable_shapes(params, filter_fn), float(density))
     if dense_layer is not None:
         if dense_layer not in values:
-            raise ValueError(f"no maskable leaf {dense_layer!r}; there are {sorted(values)}")
+            raise ValueError(
+                f"no maskable leaf {dense_layer!r}; there are {listed(sorted(values))}"
+            )
         values[dense_layer] = 1.0
     return _as_tree(values, params, filter_fn)
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from supjax.axes import axes_of, default_axes, stack_axes, stack_depths
+from supjax.checks import listed
 from supjax.leaf_names import is_affine, is_vector, module_of, siblings, words
 from supjax.trees import named_leaves
 from supjax.types import LeafFilter, Params
@@ -192,10 +193,10 @@ def by_pattern(*patterns: str) -> TreeFilter:
             names = [p for p, x in leaves.items() if x is not None]
             names = [p for p in names if _is_eligible(leaves[p])] if takes_in else names
             if not any(_matches(path, pattern) for path in names):
-                shown = f"{names[:5]}"[:-1] + (", ...]" if len(names) > 5 else "]")
                 what = "floating-point leaf with two or more dimensions" if takes_in else "leaf"
                 raise ValueError(
-                    f"pattern {written!r} matches no {what} of the params; there are {shown}"
+                    f"pattern {written!r} matches no {what} of the params; "
+                    f"there are {listed(names, 5)}"
                 )
         return choose(bind(kernels, leaves))
 

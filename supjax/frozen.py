@@ -10,13 +10,14 @@ so that it is zero today freezes nothing either.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from supjax.dataflow import UntraceableError, reached, traced_update, trained_weights
 from supjax.trees import map_named, named_leaves, rehang
 from supjax.types import Masks, Params, PyTree, TopologyState, TopologyTransform
 
@@ -44,84 +45,20 @@ def frozen_leaves(tx: optax.GradientTransformation, params: Params) -> Names:
     weights = trained_weights(params)
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(weights)):
         return frozenset()  # what is no array is refused by name where masks are drawn
-    tx = optax.with_extra_args_support(tx)
-    usual = {"value": jnp.zeros(()), "grad": weights, "value_fn": lambda p: jnp.zeros(())}
-    reasons = []
-    for extra_args in ({}, usual):
-
-        def update(grads: Params, state: PyTree, params: Params, extra: Any = extra_args) -> Params:
-            return trained_weights(tx.update(grads, state, params, **extra)[0])
-
-        try:
-            state = jax.eval_shape(tx.init, params)
-            program = jax.make_jaxpr(update)(weights, state, params)
-        except Exception as error:
-            reasons.append(" ".join(str(error).split())[:120])
-            continue
-        names = [name for name, leaf in named_leaves(weights).items() if leaf is not None]
-        sources = [1 << i if i < len(names) else 0 for i in range(len(program.jaxpr.invars))]
-        reached = _reached(program.jaxpr, sources)
-        return frozenset(name for i, name in enumerate(names) if not reached[i] >> i & 1)
-    warnings.warn(
-        "the optimizer cannot be traced before training, so no leaf counts as frozen: keep what it "
-        f"freezes dense, with filter_fn=supjax.filters.by_pattern('!frozen/*') ({reasons[0]})",
-        stacklevel=2,
-    )
-    return frozenset()
-
-
-def _reached(jaxpr: Any, sources: Sequence[int]) -> list[int]:
-    """Return, as sets of bits, the inputs that every output of a program depends on."""
-    known = dict(zip(jaxpr.invars, sources, strict=True))
-
-    def read(var: Any) -> int:
-        return 0 if hasattr(var, "val") else known.get(var, 0)
-
-    for eqn in jaxpr.eqns:
-        inputs = [read(var) for var in eqn.invars]
-        outputs = _through(eqn, inputs)
-        known.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(var) for var in jaxpr.outvars]
-
-
-def _through(eqn: Any, inputs: Sequence[int]) -> list[int]:
-    """Return what the outputs of one operation depend on.
-
-    Programs inside it are followed, but for loops. A scalar decision between two arrays, such as
-    that of `optax.apply_if_finite`, trains nothing by itself.
-    """
-    kind, count, everything = eqn.primitive.name, len(eqn.outvars), _union(inputs)
-    if kind == "mul" and any(_is_zero(var) for var in eqn.invars):
-        return [0] * count
-    if kind == "select_n" and eqn.invars[0].aval.ndim == 0 < eqn.outvars[0].aval.ndim:
-        return [_union(inputs[1:])]
-    if kind == "cond":
-        branches = [_reached(branch.jaxpr, inputs[1:]) for branch in eqn.params["branches"]]
-        return [_union(outputs) for outputs in zip(*branches, strict=True)]
-    inner = next((eqn.params[name] for name in ("jaxpr", "call_jaxpr") if name in eqn.params), None)
-    inner = getattr(inner, "jaxpr", inner)
-    looping = kind in ("scan", "while")
-    if inner is None or looping or len(inner.invars) != len(inputs):
-        return [everything] * count
-    outputs = _reached(inner, inputs)
-    return outputs if len(outputs) == count else [everything] * count
-
-
-def _is_zero(var: Any) -> bool:
-    value = getattr(var, "val", None)
-    return value is not None and jnp.ndim(value) == 0 and bool(value == 0)
-
-
-def _union(sets: Sequence[int]) -> int:
-    whole = 0
-    for bits in sets:
-        whole |= bits
-    return whole
-
-
-def trained_weights(params: Params) -> Params:
-    """Return the weights that gradients are of: the fast ones of `optax.LookaheadParams`."""
-    return params.fast if isinstance(params, optax.LookaheadParams) else params
+    try:
+        program = traced_update(tx, params).jaxpr
+    except UntraceableError as error:
+        warnings.warn(
+            "the optimizer cannot be traced before training, so no leaf counts as frozen: keep "
+            "what it freezes dense, with filter_fn=supjax.filters.by_pattern('!frozen/*') "
+            f"({error})",
+            stacklevel=2,
+        )
+        return frozenset()
+    names = [name for name, leaf in named_leaves(weights).items() if leaf is not None]
+    sources = [1 << i if i < len(names) else 0 for i in range(len(program.invars))]
+    depends = reached(program, sources)
+    return frozenset(name for i, name in enumerate(names) if not depends[i] >> i & 1)
 
 
 def trained_only(tree: PyTree, frozen: Names) -> PyTree:

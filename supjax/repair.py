@@ -14,6 +14,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from supjax.axes import stack_axes
+from supjax.checks import listed
 from supjax.leaf_names import is_bias, module_of, siblings
 from supjax.tickets import on_nodes_of, on_own_nodes
 from supjax.trees import map_named, named_leaves
@@ -137,7 +138,7 @@ def _checked_shares(shares: Sequence[float] | None, count: int) -> np.ndarray:
     found = np.asarray(shares, np.float64)
     if found.shape != (count,) or not (found >= 0).all() or not np.isclose(found.sum(), 1):
         raise ValueError(
-            f"shares must be {count} numbers of at least 0 that add up to 1, got {list(shares)}"
+            f"shares must be {count} numbers of at least 0 that add up to 1, got {listed(shares)}"
         )
     return found
 

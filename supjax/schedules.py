@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supjax.allocation import exact
-from supjax.checks import check_choice, check_count, check_density, check_fraction
+from supjax.checks import check_choice, check_count, check_density, check_fraction, listed
 from supjax.types import Scalar, Schedule
 
 
@@ -255,7 +255,7 @@ def staged_fraction(initial: float, boundaries: Sequence[int], *, factor: float 
 
 def _check_boundaries(boundaries: Sequence[int]) -> None:
     if list(boundaries) != sorted(boundaries) or any(b < 0 for b in boundaries):
-        raise ValueError(f"boundaries must ascend from 0 on, got {list(boundaries)}")
+        raise ValueError(f"boundaries must ascend from 0 on, got {listed(boundaries)}")
 
 
 def _stage(step: Any, boundaries: Sequence[int]) -> Any:

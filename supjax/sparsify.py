@@ -9,8 +9,9 @@ import optax
 
 from supjax.bits import pack_masks, unpack_masks
 from supjax.checks import check_key, check_trainer
-from supjax.frozen import Names, frozen_leaves, trained_only, trained_weights, without_frozen
-from supjax.masked_update import masked_update, with_masks
+from supjax.dataflow import trained_weights
+from supjax.frozen import Names, frozen_leaves, trained_only, without_frozen
+from supjax.masked_update import divided_entries, masked_update, start_grown, with_masks
 from supjax.masks import apply_masks, check_masks, count_true, given_masks
 from supjax.placement import beside, placed_like
 from supjax.trees import map_named, named_leaves, rehang
@@ -164,22 +165,23 @@ def sparse_transformation(
     check_trainer(tx, topology)
     impl = jax.random.key_impl(check_key(key))
     tx = optax.with_extra_args_support(tx)
-    methods: dict[Any, tuple[TopologyTransform, Names]] = {}
+    methods: dict[Any, tuple[TopologyTransform, Names, list[bool]]] = {}
 
-    def method_for(params: Params) -> tuple[TopologyTransform, Names]:
-        """Return the method for what is trained, and the names of the rest."""
+    def method_for(params: Params) -> tuple[TopologyTransform, Names, list[bool]]:
+        """Return the method for what is trained, the names of the rest, and `divided_entries`."""
         leaves = named_leaves(params, "params")
         shapes = tuple((name, getattr(leaf, "shape", None)) for name, leaf in leaves.items())
         if shapes not in methods:
             frozen = frozen_leaves(tx, params)
-            methods[shapes] = without_frozen(topology, frozen), frozen
+            divided = divided_entries(tx, params)
+            methods[shapes] = without_frozen(topology, frozen), frozen, divided
         return methods[shapes]
 
     def init_fn(params: Params) -> SparsifyState:
         first, rest = jax.random.split(key)
         weights = trained_weights(params)
         given = {} if masks is None else {"masks": given_masks(weights, masks)}
-        method, frozen = method_for(params)
+        method, frozen, _ = method_for(params)
         state = beside(method.init(first, weights, **given), weights)
         start = apply_masks(params, with_masks(params, state.masks))
         return SparsifyState(
@@ -197,7 +199,7 @@ def sparse_transformation(
     ) -> tuple[Params, SparsifyState]:
         if params is None:
             raise ValueError("sparsify needs the weights: call update(grads, state, params)")
-        given, (method, frozen) = params, method_for(params)
+        given, (method, frozen, divided) = params, method_for(params)
         grads = rehang(updates, state.ever_active, ("gradients", "masks"))
         params = _on_nodes(params, state.ever_active)
         if method.observe is not None:
@@ -233,7 +235,10 @@ def sparse_transformation(
         collected = jnp.asarray(collector.due(state.step))
         carried = state._replace(inner=(), step=(), key=())
         after = _in_place_if(due | collected, rarely, carried)
-        steps, inner = step_with(_both(state.bits, after.bits))
+        both = _both(state.bits, after.bits)
+        steps, inner = step_with(both)
+        kept = unpack_masks(state.ever_active, both)
+        inner = start_grown(tx, inner, params, kept, after.topology.masks, divided)
         after = after._replace(inner=inner, step=state.step + 1, key=state.key)
         return _on_nodes(steps, given), after
 

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from supjax.checks import check_key, check_trainer
-from supjax.masked_update import mask_optimizer_state, masked_update
+from supjax.masked_update import (
+    divided_entries,
+    mask_optimizer_state,
+    masked_update,
+    start_grown,
+)
 from supjax.masks import apply_masks
 from supjax.placement import beside
 from supjax.types import Params, PyTree, Scalar, Ticket, TopologyState, TopologyTransform
@@ -200,9 +205,12 @@ def make_topology_step(
             key, grads, before, state.params, index, drop_fraction=drop_fraction
         )
         kept = jax.tree.map(jnp.logical_and, before.masks, moved.masks)
+        clean = mask_optimizer_state(tx, state.opt_state, state.params, kept)
         state = state._replace(
             params=apply_masks(state.params, moved.masks),
-            opt_state=mask_optimizer_state(tx, state.opt_state, state.params, kept),
+            opt_state=start_grown(
+                tx, clean, state.params, kept, moved.masks, divided_entries(tx, state.params)
+            ),
             topology=moved,
         )
         return state, metrics

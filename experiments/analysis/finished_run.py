@@ -54,17 +54,14 @@ class FinishedRun:
         count = self.summary["plan"]["num_cycles"]
         if not count:
             raise RunError(f"{workdir} has no tickets: it ran without cycles (sup_tickets)")
-        try:
-            self.pretrained, self.superposed, *self.tickets = (
-                RunFolder(workdir).load_ticket(name)
-                for name in (
-                    PRETRAINED,
-                    superposed_name(count),
-                    *(ticket_name(i + 1) for i in range(count)),
-                )
+        self.pretrained, self.superposed, *self.tickets = (
+            RunFolder(workdir).load_ticket(name)
+            for name in (
+                PRETRAINED,
+                superposed_name(count),
+                *(ticket_name(i + 1) for i in range(count)),
             )
-        except (OSError, ValueError) as error:
-            raise RunError(str(error)) from error
+        )
         config = restored(self.summary["config"])
         first = [self.pretrained] if config.sup_tickets.include_pretrained else []
         self.members = [*first, *self.tickets]

@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from experiments.configs.fields import FIELDS, shown
 from experiments.errors import ConfigError
+from supjax.checks import KNOWN, some
 
 
 def base() -> ConfigDict:
@@ -124,7 +125,7 @@ def finish(
     words = dict(_split(word) for word in (arg or "").split(",") if word.strip())
     for name in words:
         if name not in SHORT_NAMES and name != "runlocal":
-            known = ", ".join(sorted([*SHORT_NAMES, "runlocal"]))
+            known = some(sorted([*SHORT_NAMES, "runlocal"]), KNOWN)
             raise ValueError(f"unknown config argument {name!r}; known: {known}")
     if _boolean("runlocal", words.pop("runlocal", "false")):
         runlocal(config)

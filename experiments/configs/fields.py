@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.catalog import KNOWN_SETS
 from experiments.models import MODEL_NAMES
+from supjax.checks import KNOWN, some
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
 from supjax.superposition import SCOPES, SUPERPOSITIONS
@@ -105,7 +106,7 @@ def number(interval: str) -> Rule:
 def one_of(names: Iterable[str]) -> Rule:
     """Return the rule of a choice."""
     known = sorted(names)
-    return Rule(f"one of {', '.join(known)}", lambda x: isinstance(x, str) and x in known)
+    return Rule(f"one of {some(known, KNOWN)}", lambda x: isinstance(x, str) and x in known)
 
 
 def text(allowed: str, least: int = 1) -> Rule:
@@ -141,7 +142,7 @@ def _is_tuple(value: Any, least: int, most: int) -> bool:
 
 FIELDS = (
     Field("seed", 0, whole(0, 2**32 - 1)),
-    Field("dataset", "cifar10", text(f"named, such as {', '.join(sorted(KNOWN_SETS))}")),
+    Field("dataset", "cifar10", text(f"named, such as {some(sorted(KNOWN_SETS))}")),
     Field("validation_size", 5_000, whole(0), "examples taken from the training split"),
     Field("augment", True, TRUTH),
     Field("model.name", "vgg16", one_of(MODEL_NAMES)),

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from experiments.configs.fields import FIELDS, SECTIONS, Field, is_number, is_whole, shown
 from experiments.errors import ConfigError
 from supjax.allocation import budget
+from supjax.checks import KNOWN, some
 from supjax.schedules import CyclePlan
 from supjax.superposition import SUPERPOSITIONS
 from supjax.superposition.scored import LEAST_IMAGES
@@ -65,7 +66,7 @@ def check_options(field: str, options: Mapping[str, Any], factory: Callable[...,
     for name, value in options.items():
         if name not in known:
             word = shown(name)[1:-1]
-            raise ConfigError(f"unknown option {field}.{word}; known: {', '.join(known) or 'none'}")
+            raise ConfigError(f"unknown option {field}.{word}; known: {some(known, KNOWN, 'none')}")
         if not any(_is_of_kind(value, kind) for kind in known[name]):
             kinds = " or ".join(kind.__name__ for kind in known[name] if kind in _OF_KIND)
             kinds = kinds.replace("NoneType", "None")
@@ -253,7 +254,7 @@ def _known(section: str) -> str:
     """Return the names of a group, or of the whole config for what is no group."""
     prefix = f"{section}." if section in SECTIONS else ""
     names = (f.name.removeprefix(prefix) for f in FIELDS if f.name.startswith(prefix))
-    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+    return some(dict.fromkeys(name.partition(".")[0] for name in names), KNOWN)
 
 
 def describe_fields() -> str:

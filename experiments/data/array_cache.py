@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.npz_file import read_arrays
+from supjax.checks import some
 
 FILE_NAME = "arrays.npz"
 _ALWAYS = {"num_classes", "label_names"}

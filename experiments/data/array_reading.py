@@ -14,10 +14,10 @@ from experiments.data.checks import (
     check_names,
     check_num_classes,
     naming,
-    some,
 )
 from experiments.data.prepared import data_source, feature_names, given_label_names, open_prepared
 from experiments.data.types import Split
+from supjax.checks import some
 
 _SPLITS = ("train", "validation", "test")
 

@@ -6,13 +6,13 @@ from itertools import chain
 
 import numpy as np
 
-from experiments.errors import RunError
+from experiments.errors import RunError, one_line
+from supjax.checks import some
 
 MAX_CLASSES = 100_000
 """More classes than any image set has; a larger number is a mistake or an attack on memory."""
 
 _VERBS = {"cannot", "declares", "does", "has", "holds", "is", "lacks", "must", "needs"}
-_LINE = 600  # Characters of a message at most.
 _NAME = 100  # Characters of a class name at most.
 
 
@@ -28,28 +28,6 @@ class MissingPackageError(RunError, ModuleNotFoundError):
 
 class CorruptImageError(ValueError):
     """An image file that cannot be decoded, or not to its end."""
-
-
-def one_line(error: object) -> str:
-    r"""Return a text or an exception as one printable line of bounded length.
-
-    >>> one_line(ValueError("two\nlines\x1b[2J"))
-    'two lines?[2J'
-    """
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= _LINE else f"{text[: _LINE - 4]} ..."
-
-
-def some(names: Iterable[object], most: int = 8) -> str:
-    """Return a list for a message, cut after a few names.
-
-    >>> some("abcd", most=2)
-    'a, b and 2 more'
-    """
-    every = [str(name)[:_NAME] for name in names]
-    rest = f" and {len(every) - most} more" if len(every) > most else ""
-    return (", ".join(every[:most]) + rest) or "nothing"
 
 
 @contextlib.contextmanager

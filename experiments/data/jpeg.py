@@ -18,8 +18,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from experiments.data.checks import CorruptImageError, one_line
+from experiments.data.checks import CorruptImageError
 from experiments.data.crops import Box, centre_box, shorter_side_size
+from experiments.errors import one_line
 
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"

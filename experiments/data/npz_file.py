@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.files import PIECE, Readable, regular_size, unpacked_limit
+from supjax.checks import some
 
 ALIASES = {"val": "validation", "valid": "validation"}
 """Other names of splits."""

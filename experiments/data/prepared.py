@@ -12,10 +12,10 @@ from experiments.data.checks import (
     MissingPackageError,
     check_num_classes,
     naming,
-    some,
 )
 from experiments.data.files import regular_size
 from experiments.data.seal import DESCRIPTIONS, check_seal
+from supjax.checks import KNOWN, some
 
 INFO_FILE = "dataset_info.json"
 _AGAIN = "remove the folder and prepare the set again"
@@ -44,8 +44,8 @@ def find_prepared(name: str, data_dir: Path) -> Path:
             return max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")])
     if not _is_known(name):
         raise ValueError(
-            f"unknown data set {name!r}; known are {', '.join(sorted(KNOWN_SETS))}, every image set"
-            f" of TensorFlow Datasets, and what is prepared in {data_dir}"
+            f"unknown data set {name!r}; known are {some(sorted(KNOWN_SETS), KNOWN)}, every"
+            f" image set of TensorFlow Datasets, and what is prepared in {data_dir}"
         )
     raise FileNotFoundError(missing_message(name, data_dir))
 

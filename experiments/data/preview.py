@@ -18,6 +18,7 @@ from experiments.data.arrays import ArrayDataset, train_batch
 from experiments.data.loading import load_dataset
 from experiments.data.streaming import StreamedDataset
 from experiments.saying import say
+from supjax.checks import some
 
 ROWS, EPOCHS = 6, 8
 _INCHES, _DPI = 0.9, 110
@@ -101,7 +102,7 @@ def _streamed_row(dataset: StreamedDataset, position: int, seed: int) -> np.ndar
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
+        raise app.UsageError(f"unexpected arguments: {some(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     name = flags.FLAGS.dataset
     try:

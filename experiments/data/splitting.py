@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.data.catalog import KNOWN_SETS
 from experiments.data.checks import DataError
+from supjax.checks import listed
 
 VALIDATION_SHARE = 10
 _SEED = 2205  # Fixed: all runs choose by the same examples, whatever their own seed.
@@ -49,7 +50,9 @@ def split_roles(name: str, available: Collection[str], validation_size: int | No
     else:
         test = "test" if "test" in available else "validation"
     if "train" not in available or test not in available:
-        raise DataError(f"{name} needs a train and a {test} split, it has {sorted(available)}")
+        raise DataError(
+            f"{name} needs a train and a {test} split, it has {listed(sorted(available))}"
+        )
     own = validation_size is None and test != "validation" and "validation" in available
     return SplitRoles(test, "validation" if own else None)
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from supjax.checks import listed
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -129,7 +131,7 @@ class ImageDataset:
           ValueError: if there is no such split, or it is empty.
         """
         if split not in self.sizes:
-            raise ValueError(f"split must be one of {sorted(self.sizes)}, got {split!r}")
+            raise ValueError(f"split must be one of {listed(sorted(self.sizes))}, got {split!r}")
         if not self.sizes[split]:
             raise ValueError(f"the {split} split of {self.name} is empty")
         return self.sizes[split]

@@ -13,6 +13,7 @@ from experiments.models.resnet import ImageNetResNet, ResNet
 from experiments.models.small_cnn import DigitsCNN, LeNet5
 from experiments.models.vgg import VGG16, VGG19
 from experiments.models.wide_resnet import WideResNet
+from supjax.checks import KNOWN, some
 
 _NETWORKS: dict[str, tuple[type[Network], dict[str, Any]]] = {
     "digits_cnn": (DigitsCNN, {}),
@@ -71,9 +72,11 @@ def create_model(
     20
     """
     if name not in _NETWORKS:
-        raise ValueError(f"unknown network {name!r}; known are {', '.join(MODEL_NAMES)}")
+        raise ValueError(f"unknown network {name!r}; known are {some(MODEL_NAMES, KNOWN)}")
     network, preset = _NETWORKS[name]
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     if unknown := sorted(set(options) - known):
-        raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{name} has no option {unknown[0]!r}; it has {some(sorted(known), KNOWN)}"
+        )
     return network(num_classes=num_classes, width=width, dtype=dtype, **preset | options)

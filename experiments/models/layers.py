@@ -169,10 +169,11 @@ class Network(nn.Module):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} takes normalised float images, got {x.dtype}")
         sides = f"{smallest} to {largest}" if largest else f"at least {smallest}"
-        if x.ndim != 4 or min(x.shape[1:3]) < smallest or max(x.shape[1:3]) > (largest or math.inf):
+        short = x.ndim != 4 or min(x.shape[1:3]) < smallest or x.shape[3] < 1
+        if short or max(x.shape[1:3]) > (largest or math.inf):
             raise ValueError(
-                f"{name} takes images (batch, height, width, channels) with {sides} pixels a side, "
-                f"got shape {x.shape}"
+                f"{name} takes images (batch, height, width, channels) with {sides} pixels a side "
+                f"and at least 1 channel, got shape {x.shape}"
             )
         kernel = self.variables.get("params", {}).get(stem, {}).get("kernel")
         if kernel is not None and kernel.shape[2] != x.shape[3]:

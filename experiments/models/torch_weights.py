@@ -3,7 +3,8 @@
 The modules of `experiments.models` carry the reference's names with `_` for `.`: the linen path
 `params/blocks_5/shortcut_0/kernel` is PyTorch's `blocks.5.shortcut.0.weight`. So conversion is
 renaming, and moving axes: kernels from (out, in, height, width) to (height, width, in, out), and
-from (out, in) to (in, out). torchvision's checkpoints fit the ImageNet ResNets as well.
+from (out, in) to (in, out). torchvision's checkpoints fit the ImageNet ResNets as well. Nothing of
+PyTorch is needed: arrays do as well as tensors.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supjax.checks import listed
+from supjax.types import Ticket
+
 _LEAF_NAMES = {
     "kernel": "weight",
     "scale": "weight",
@@ -20,15 +24,30 @@ _LEAF_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-_COUNTER = "num_batches_tracked"
+
+_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "module")
+"""Entries of a checkpoint in which the state dict of its network lies."""
+
+_PREFIXES = ("module.", "model.", "net.")
+"""What data-parallel wrappers, `AveragedModel` and Lightning put before all names."""
+
+_COMPILED = "_orig_mod."
+"""What `torch.compile` puts before the names of whatever it compiled."""
+
+_COUNTERS = ("num_batches_tracked", "n_averaged")
 
 
 def from_torch(state_dict: Mapping[str, Any], variables: Any) -> dict[str, Any]:
     """Return linen variables with the weights of a PyTorch state dict.
 
+    Names and wrappers are read as people have them: a checkpoint that holds the state dict under
+    `state_dict`, `model` or the like, the prefixes `module.` and `model.` on all names, the
+    `_orig_mod.` of compiled modules, the counters of batch norm and of `AveragedModel`, and the
+    pairs `weight_orig`, `weight_mask` of `torch.nn.utils.prune`, which are multiplied (see
+    `ticket_from_torch` for the masks).
+
     Args:
-      state_dict: arrays, or tensors on the CPU, by PyTorch's names. A prefix `module.` on all
-        names (data-parallel wrappers) is dropped, and so are the counters of batch norm.
+      state_dict: arrays, or tensors, by PyTorch's names.
       variables: `params` and `batch_stats` of the network, for their structure, shapes and dtypes:
         arrays, or what `jax.eval_shape` returns.
 
@@ -36,25 +55,116 @@ def from_torch(state_dict: Mapping[str, Any], variables: Any) -> dict[str, Any]:
       A tree like `variables`.
 
     Raises:
-      ValueError: for names that are missing or left over, or for arrays of another shape.
+      ValueError: one line, for names that are missing or left over, for arrays of another shape,
+        or for what is no state dict.
     """
-    if all(name.startswith("module.") for name in state_dict):
-        state_dict = {name.removeprefix("module."): state_dict[name] for name in state_dict}
+    return _converted(state_dict, variables)[0]
+
+
+def ticket_from_torch(state_dict: Mapping[str, Any], variables: Any) -> Ticket:
+    """Return a PyTorch state dict as a ticket, with the masks of `torch.nn.utils.prune`.
+
+    Args:
+      state_dict: see `from_torch`.
+      variables: see `from_torch`.
+
+    Returns:
+      The ticket; weights that were not pruned have no mask.
+
+    Raises:
+      ValueError: as `from_torch`.
+
+    >>> variables = {"params": {"fc": {"kernel": jnp.zeros((2, 1))}}}
+    >>> pruned = {"fc.weight_orig": np.float32([[3, 4]]), "fc.weight_mask": np.float32([[0, 1]])}
+    >>> ticket = ticket_from_torch({"model": pruned}, variables)
+    >>> ticket.params["fc"]["kernel"].tolist(), ticket.masks["fc"]["kernel"].tolist()
+    ([[0.0], [4.0]], [[False], [True]])
+    """
+    weights, masks = _converted(state_dict, variables)
+    return Ticket(weights["params"], masks["params"], weights.get("batch_stats", {}))
+
+
+def _converted(state_dict: Mapping[str, Any], variables: Any) -> tuple[Any, Any]:
+    """Return linen variables, and a tree of the same nodes with masks, None for dense leaves."""
     leaves, treedef = jax.tree.flatten_with_path(variables)
     names = [_torch_name(path) for path, _ in leaves]
-    missing = [name for name in names if name not in state_dict]
-    unknown = [name for name in sorted(set(state_dict) - set(names)) if _COUNTER not in name]
+    found = _without_prefixes(_found(state_dict), names)
+    found, masks = _without_masks(found)
+    missing = [name for name in names if name not in found]
+    unknown = sorted(
+        name for name in found.keys() - set(names) if name.rpartition(".")[2] not in _COUNTERS
+    )
     if missing or unknown:
         raise ValueError(
-            f"the state dict is not of this network: missing {missing}, unknown {unknown}"
+            "the state dict is not of this network: "
+            f"missing {listed(missing)}, unknown {listed(unknown)}"
         )
-    arrays = []
+    arrays, flags = [], []
     for name, (_, leaf) in zip(names, leaves, strict=True):
-        array = _axes_from_torch(np.asarray(state_dict[name]))
+        array = _axes_from_torch(_array(name, found[name]))
         if array.shape != leaf.shape:
             raise ValueError(f"{name} has shape {array.shape} in linen, expected {leaf.shape}")
         arrays.append(jnp.asarray(array, leaf.dtype))
-    return jax.tree.unflatten(treedef, arrays)
+        flags.append(None if name not in masks else _axes_from_torch(masks[name]))
+    return treedef.unflatten(arrays), treedef.unflatten(flags)
+
+
+def _found(checkpoint: Any) -> dict[str, Any]:
+    """Return the state dict inside a checkpoint of any making, by names of one text each."""
+    if callable(getattr(checkpoint, "state_dict", None)):
+        checkpoint = checkpoint.state_dict()
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"a state dict must hold arrays by name, got {type(checkpoint).__name__}")
+    for holder in _HOLDERS:
+        inner = checkpoint.get(holder)
+        if isinstance(inner, Mapping) or callable(getattr(inner, "state_dict", None)):
+            return _found(inner)
+    if odd := [name for name in checkpoint if not isinstance(name, str)]:
+        raise ValueError(f"names of a state dict must be texts, got {listed(odd)}")
+    return {name.replace(_COMPILED, ""): value for name, value in checkpoint.items()}
+
+
+def _without_prefixes(state_dict: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return a state dict without what wrappers put before all names, but for the counters."""
+    inner = [name for name in state_dict if name not in _COUNTERS]
+    for prefix in _PREFIXES:
+        wrapped = all(name.startswith(prefix) for name in inner)
+        if inner and wrapped and not all(name.startswith(prefix) for name in names):
+            shorter = {name.removeprefix(prefix): state_dict[name] for name in inner}
+            return _without_prefixes(shorter, names)
+    return {name: state_dict[name] for name in inner}
+
+
+def _without_masks(
+    state_dict: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return pruned weights under their own names, and their masks."""
+    weights, masks = dict(state_dict), {}
+    for name in state_dict:
+        stem = name.removesuffix("_mask")
+        if stem == name or f"{stem}_orig" not in state_dict:
+            continue
+        mask, weight = _array(name, weights.pop(name)), _array(name, weights.pop(f"{stem}_orig"))
+        if mask.shape != weight.shape or not np.isin(mask, (0, 1)).all():
+            raise ValueError(f"{name} must be 0 and 1 in the shape {weight.shape} of its weight")
+        masks[stem] = mask.astype(bool)
+        weights[stem] = np.where(masks[stem], weight, 0).astype(weight.dtype)
+    return weights, masks
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """Return an array or a tensor, wherever it lies and of whatever number type, as an array."""
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.float() if value.is_floating_point() else value
+        array = np.asarray(value)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} cannot be read as an array: {reason}") from error
+    if array.dtype.kind not in "fiub" and array.dtype != jnp.bfloat16:
+        raise ValueError(f"{name} must hold numbers, got {array.dtype} of shape {array.shape}")
+    return array
 
 
 def to_torch(variables: Any) -> dict[str, np.ndarray]:
@@ -75,7 +185,7 @@ def to_torch(variables: Any) -> dict[str, np.ndarray]:
         name = _torch_name(path)
         state_dict[name] = _axes_to_torch(np.asarray(leaf))
         if name.endswith("running_var"):
-            counter = name.removesuffix("running_var") + _COUNTER
+            counter = name.removesuffix("running_var") + _COUNTERS[0]
             state_dict[counter] = np.zeros((), np.int64)
     return state_dict
 

@@ -70,8 +70,17 @@ class RunFolder:
         return self.tickets / f"{name}.npz"
 
     def load_ticket(self, name: str) -> Ticket:
-        """Return the network of that name."""
-        return load_ticket(self.ticket_file(name))
+        """Return the network of that name.
+
+        Raises:
+          CheckpointError: one line, if it cannot be read.
+        """
+        try:
+            return load_ticket(self.ticket_file(name))
+        except (OSError, ValueError) as error:
+            file = self.ticket_file(name)
+            line = reason(error)
+            raise CheckpointError(line if str(file) in line else f"{file}: {line}") from error
 
     def tie(self) -> None:
         """Tie the folder to the config: write config.json the first time, compare with it later.

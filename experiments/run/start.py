@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 import supjax
-from experiments.errors import ConfigError, reason
+from experiments.errors import ConfigError
 from experiments.records.folder import PRETRAINED, SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished
+from experiments.run.given_ticket import read_ticket
 from supjax.allocation import budget
-from supjax.masks import given_masks
-from supjax.ticket_io import check_ticket, load_ticket
-from supjax.tickets import check_same_shapes
+from supjax.checks import some
 from supjax.types import PyTree, Ticket
 
 FIELD = "sup_tickets.start_from"
@@ -45,8 +46,8 @@ def start_of(folders: Sequence[RunFolder], shapes: PyTree, wanted: float) -> Sta
     tickets = tuple(_ticket(folder, shapes) for folder in folders)
     counts = [(int(supjax.count_active(t.masks)), supjax.count_maskable(t.masks)) for t in tickets]
     if len(set(counts)) > 1:
-        found = ", ".join(str(kept) for kept, _ in counts)
-        raise ConfigError(f"{FIELD} must keep as many weights for every seed, got {found}")
+        kept = [kept for kept, _ in counts]
+        raise ConfigError(f"{FIELD} must keep as many weights for every seed, got {some(kept)}")
     if not counts:
         return None
     [(kept, size)] = set(counts)
@@ -70,22 +71,13 @@ def _ticket(folder: RunFolder, shapes: PyTree) -> Ticket:
     own = folder.ticket_file(PRETRAINED)
     file = own if own.exists() else _file(start_path(folder))
     try:
-        ticket = load_ticket(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{FIELD} cannot be read: {reason(error)}") from error
-    stats = shapes.get("batch_stats", {})
-    try:
-        what = f"{FIELD} must fit the network, and {file} differs"
-        check_same_shapes(shapes["params"], ticket.params, what)
-        check_same_shapes(stats, ticket.batch_stats, f"{what} in batch_stats")
-        load_ticket(file, like=Ticket(shapes["params"], {}, stats))  # for the types
-        masks = given_masks(shapes["params"], ticket.masks)
-        check_ticket(ticket)
-    except (TypeError, ValueError) as error:
-        line = str(error)
-        raise ConfigError(line if FIELD in line else f"{FIELD}: {file}: {line}") from error
-    if supjax.count_active(masks) == supjax.count_maskable(masks):
-        raise ConfigError(f"{FIELD} must be a sparse network, and {file} is dense")
+        ticket = read_ticket(file, shapes, "the network")
+    except ConfigError as error:
+        raise ConfigError(f"{FIELD} cannot be used: {error}") from error
+    kept = supjax.count_active(ticket.masks)
+    if not 0 < kept < supjax.count_maskable(ticket.masks):
+        fault = "is dense" if kept or not jax.tree.leaves(ticket.masks) else "keeps no weight"
+        raise ConfigError(f"{FIELD} must be a sparse network, and {file} {fault}")
     return ticket
 
 

@@ -13,6 +13,7 @@ from experiments.configs.fields import FIELDS
 from experiments.errors import RunError
 from experiments.run.build import is_sparse
 from experiments.study.published import Published, published_accuracies, published_setup
+from supjax.checks import some
 
 CONFIDENCE = 0.95
 
@@ -229,7 +230,7 @@ def _check_same(key: Key, runs: Sequence[dict[str, Any]], ignored: Sequence[str]
         for field, value in config.items():
             if value != configs[0].get(field):
                 raise RunError(
-                    f"runs of {', '.join(str(part) for part in key if part != '')} differ in "
+                    f"runs of {some(part for part in key if part != '')} differ in "
                     f"{field}, {configs[0].get(field)} and {value}: report them apart"
                 )
 

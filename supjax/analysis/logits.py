@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from supjax.checks import some
+
 
 def check_logits(logits: Any, ndim: int = 2) -> jax.Array:
     """Return logits as an array, or raise one clear line.
@@ -32,7 +34,7 @@ def check_logits(logits: Any, ndim: int = 2) -> jax.Array:
     if logits.ndim != ndim or 0 in logits.shape:
         axes = ("members", "examples", "classes")[-ndim:]
         raise ValueError(
-            f"logits must have shape ({', '.join(axes)}), none of them 0, got {logits.shape}"
+            f"logits must have shape ({some(axes)}), none of them 0, got {logits.shape}"
         )
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from supjax.checks import check_choice, check_density, check_fraction
+from supjax.checks import check_choice, check_density, check_fraction, listed
 from supjax.prune_grow import active_counts as layer_active_counts
 from supjax.superposition.engine import SCOPES, SUPERPOSITIONS, Budget, budget_of, layers_of
 from supjax.superposition.members import as_tickets
@@ -233,5 +233,5 @@ def _weight_arguments(
         name = repr(average) if isinstance(average, str) else "this rule"
         raise ValueError(f"weights do not go with average={name}: its members have none")
     if len(weights) != count or not all(0 < w < math.inf for w in weights):
-        raise ValueError(f"weights must be {count} positive numbers, got {list(weights)}")
+        raise ValueError(f"weights must be {count} positive numbers, got {listed(weights)}")
     return [(float(w),) for w in weights]

@@ -2,12 +2,17 @@
 
 import re
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.errors import ConfigError, RunError
+from experiments.errors import ConfigError
 from experiments.evaluate import evaluate
 from supjax.ticket_io import load_metadata, load_ticket, save_ticket
+from supjax.types import Ticket
+from tests.helpers import odd_tickets
 from tests.helpers.tiny_runs import tiny_config
+from tests.supjax.ticket_io_fuzz import as_version_1
 
 
 def scores(line):
@@ -55,15 +60,18 @@ def test_a_ticket_without_a_config_needs_one(finished, tmp_path):
 
 def test_a_ticket_of_another_network_is_refused_by_the_first_difference(finished):
     other = tiny_config({"model.width": 0.5})
-    with pytest.raises(RunError, match=r"does not fit digits_cnn of this config: .*bn1/bias"):
+    with pytest.raises(
+        ConfigError,
+        match=r"result.npz does not fit digits_cnn of this config: params at 'bn1",
+    ):
         evaluate(finished.workdir / "result.npz", other, "test", "")
 
 
 def test_a_file_that_is_no_ticket_is_refused(tmp_path):
     (tmp_path / "note").write_text("no ticket")
-    with pytest.raises(RunError, match="is no readable ticket"):
+    with pytest.raises(ConfigError, match="is no readable ticket"):
         evaluate(tmp_path / "note", None, "test", "")
-    with pytest.raises(RunError, match="No such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         evaluate(tmp_path / "missing", None, "test", "")
 
 
@@ -71,3 +79,63 @@ def test_an_empty_split_is_refused(finished):
     config = tiny_config({"validation_size": 0})
     with pytest.raises(ConfigError, match="digits has no validation examples"):
         evaluate(finished.workdir / "result.npz", config, "validation", "")
+
+
+def refusal(file, config=None):
+    """The line with which a ticket is refused."""
+    with pytest.raises(ConfigError) as error:
+        evaluate(file, config, "test", "")
+    line = str(error.value)
+    assert error.value.exit_code == 2
+    assert line.startswith(str(file))
+    assert line.isprintable()
+    assert len(line) < 700
+    return line
+
+
+@pytest.mark.parametrize(
+    "name", [*odd_tickets.odd_stats(), *odd_tickets.odd_params()], ids=lambda name: name
+)
+def test_a_ticket_that_no_network_can_use_is_refused_by_file_and_member(name, tmp_path):
+    ticket = (odd_tickets.odd_stats() | odd_tickets.odd_params())[name]
+    save_ticket(tmp_path / "odd.npz", ticket, {"config": odd_tickets.stored_config()})
+    line = refusal(tmp_path / "odd.npz")
+    assert "params" in line or "batch_stats" in line
+    assert re.search(r" at '.*'", line)
+
+
+@pytest.mark.parametrize("name", odd_tickets.odd_configs())
+def test_a_config_of_a_ticket_that_cannot_be_used_is_refused_by_file_and_field(name, tmp_path):
+    config = odd_tickets.odd_configs()[name]
+    save_ticket(tmp_path / "odd.npz", odd_tickets.good(), {"config": config})
+    line = refusal(tmp_path / "odd.npz")
+    assert ": its config: " in line or "holds no config: name one with --config" in line
+
+
+def test_odd_tickets_that_are_whole_networks_are_scored(tmp_path):
+    ticket = odd_tickets.good()
+    dense = odd_tickets.filled(odd_tickets.shapes()["params"])
+    none = jax.tree.map(lambda leaf: None, dense)
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(ticket.params)
+    }
+    flags = {path: odd_tickets.get(ticket.masks, path) for path in flat}
+    empty = jax.tree.map(lambda m: None if m is None else np.zeros_like(m), ticket.masks)
+    for odd, density in (
+        (ticket, 0.5),
+        (Ticket(dense, none, ticket.batch_stats), 1),
+        (Ticket(flat, flags, ticket.batch_stats), 0.5),
+        (Ticket(odd_tickets.masked(dense, empty), empty, ticket.batch_stats), 0),
+    ):
+        save_ticket(tmp_path / "odd.npz", odd, {"config": odd_tickets.stored_config()})
+        assert scores(evaluate(tmp_path / "odd.npz", None, "test", ""))[2] == density
+
+
+def test_a_ticket_without_a_digest_is_scored_and_said(tmp_path, capsys):
+    save_ticket(tmp_path / "old", odd_tickets.good(), {"config": odd_tickets.stored_config()})
+    (tmp_path / "old").write_bytes(as_version_1((tmp_path / "old").read_bytes()))
+    assert scores(evaluate(tmp_path / "old", None, "test", ""))[2] == 0.5
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {tmp_path / 'old'} is of format version 1, ")
+    assert said.count("\n") == 1

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.files import Limited, is_compressed, open_unpacked, read_all, regular_size
 from experiments.data.importing.cifar_pickle import unpickle
 from experiments.data.importing.source import Source, array_source
+from supjax.checks import some
 
 _IMAGE_BYTES = 3 * 32 * 32
 _COARSE_CLASSES = 20

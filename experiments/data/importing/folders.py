@@ -6,8 +6,9 @@ import stat
 import warnings
 from pathlib import Path
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.importing.source import Features, Source, SourceSplit
+from supjax.checks import some
 
 _SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
@@ -71,7 +72,7 @@ def _list_split(folder: Path, names: list[str], *, complete: bool) -> SourceSpli
         raise DataError(f"{folder.name} holds no images in class folders")
     if empty and complete:
         raise DataError(
-            f"{folder.name} has classes without images ({', '.join(sorted(_SUFFIXES))}):"
+            f"{folder.name} has classes without images ({some(sorted(_SUFFIXES))}):"
             f" {some(empty)}; remove their folders"
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.files import (
     is_compressed,
     open_unpacked,
@@ -16,6 +16,7 @@ from experiments.data.files import (
     unpacked_limit,
 )
 from experiments.data.importing.source import Source, array_source
+from supjax.checks import some
 
 _SPLITS = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTES = b"\x00\x00\x08"

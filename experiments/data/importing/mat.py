@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.files import regular_size, unpacked_limit
+from supjax.checks import some
 
 _HEADER = 128
 _COMPRESSED, _MATRIX = 15, 14

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.checks import DataError, check_num_classes, naming, some
+from experiments.data.checks import DataError, check_num_classes, naming
 from experiments.data.importing.source import Source, array_source
 from experiments.data.npz_file import read_arrays
+from supjax.checks import listed, some
 
 _ABOUT_ALL = ("num_classes", "label_names")
 _OWN = ("fingerprint",)  # Of the arrays that loading a set leaves beside it.
@@ -39,7 +40,7 @@ def read_npz(path: Path, num_classes: int | None = None) -> Source:
             if f"{split}_{part}" not in content
         }
         if missing:
-            raise DataError(f"lacks {sorted(missing)[:8]}; it has {some(sorted(content), 20)}")
+            raise DataError(f"lacks {listed(sorted(missing))}; it has {some(sorted(content), 20)}")
         known = {f"{split}_{part}" for split in splits for part in ("images", "labels")}
         extra: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
         for key in sorted(set(content) - known - set(_ABOUT_ALL)):

@@ -14,8 +14,8 @@ from experiments.data.checks import (
     check_names,
     check_num_classes,
     count_classes,
-    some,
 )
+from supjax.checks import some
 
 Features = dict[str, Any]
 """Features of one example; `image` is a uint8 array or encoded bytes, `label` an int or a name."""
@@ -130,7 +130,7 @@ def _checked_images(split: str, images: np.ndarray) -> np.ndarray:
             hint = "; they seem to be channels first: give np.moveaxis(images, 1, -1)"
         raise DataError(
             f"{split} images {images.shape} have {images.shape[-1]} channels, a prepared set can"
-            f" have {', '.join(map(str, CHANNELS))}{hint}"
+            f" have {some(CHANNELS)}{hint}"
         )
     return images
 

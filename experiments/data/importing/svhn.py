@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.checks import DataError, naming, some
+from experiments.data.checks import DataError, naming
 from experiments.data.importing.mat import read_mat
 from experiments.data.importing.source import Source, array_source
+from supjax.checks import some
 
 _SPLITS = ("train", "test", "extra")
 

@@ -19,6 +19,7 @@ from experiments.data.importing.downloads import FileReader, check_reachable, do
 from experiments.data.importing.source import Features, Source, SourceSplit
 from experiments.data.prepared import given_label_names
 from experiments.data.seal import write_seal
+from supjax.checks import listed
 
 NEW_SET_VERSION = "1.0.0"  # Of the sets that TFDS does not know.
 SHARD_BYTES = 128 << 20  # One shard at a time is held in memory.
@@ -188,7 +189,7 @@ def _check_fits(name: str, source: Source, features: Any) -> None:
     if not given_label_names(label) and len(names) == label.num_classes:
         label.names = list(names)
     if unknown := set(names) - set(label.names):
-        raise DataError(f"{name} has no classes named {sorted(unknown)[:5]}")
+        raise DataError(f"{name} has no classes named {listed(sorted(unknown), 5)}")
 
 
 def _shards(

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.data.checks import some
 from experiments.data.importing.source import Source
+from supjax.checks import some
 
 
 def describe_copy(source: Source, originals: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ import time
 import tracemalloc
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from experiments.data.importing import read_source
 from experiments.data.importing.source import Source
 from tests.experiments.data import odd_sets
 
-_HANGS = 120.0  # Seconds after which a try waits for something that never comes.
+_HANGS = 900.0  # Seconds after which a try waits for something that never comes.
 
 MOST_MEMORY = 64 << 20
 """Bytes that reading one of these tiny sets may take, whatever its headers say."""
@@ -115,6 +116,46 @@ def attempt(path: Path, form: odd_sets.Form, expected: tuple, damage: odd_sets.D
     return outcome
 
 
+class Sets:
+    """Whole sets of every form in a folder, of which copies are damaged and read.
+
+    Attributes:
+      cases: every form with each of its damages.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._expected = {}
+        self.cases = [(form, damage) for form in odd_sets.FORMS for damage in form.damages]
+        for form in odd_sets.FORMS:
+            (root / form.name).mkdir()
+            with contextlib.redirect_stderr(io.StringIO()):
+                self._expected[form.name], _ = read(form.write(root / form.name), form)
+
+    def attempt(self, number: int, rng: random.Random) -> tuple[odd_sets.Form, str, Outcome]:
+        """Damage a copy of a set and read it: its form, what was done, and what came of it."""
+        form, damage = self.cases[number % len(self.cases)]
+        target = self._root / "try"
+        shutil.copytree(self._root / form.name, target, symlinks=True)
+        path = form.place(target)
+        note = damage.apply(rng, target, form)
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcome = attempt(path, form, self._expected[form.name], damage)
+        shutil.rmtree(target)
+        return form, note, outcome
+
+
+@contextlib.contextmanager
+def quiet_folder() -> Iterator[Path]:
+    """A folder in memory, if there is one, while libraries keep silent."""
+    logging.disable(logging.CRITICAL)
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # Files there cost less.
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+    logging.disable(logging.NOTSET)
+
+
 def fuzz(seed: int, tries: int | None = None, minutes: float = 0.0, show=print) -> dict:
     """Damage and read sets.
 
@@ -129,35 +170,18 @@ def fuzz(seed: int, tries: int | None = None, minutes: float = 0.0, show=print) 
     """
     table: dict[tuple[str, str], Counter] = {}
     end = time.monotonic() + 60 * minutes
-    logging.disable(logging.CRITICAL)
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # Files there cost less.
-    with tempfile.TemporaryDirectory(dir=memory) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        root = Path(folder)
-        expected = {}
-        for form in odd_sets.FORMS:
-            (root / form.name).mkdir()
-            with contextlib.redirect_stderr(io.StringIO()):
-                expected[form.name], _ = read(form.write(root / form.name), form)
-        cases = [(form, damage) for form in odd_sets.FORMS for damage in form.damages]
+    with quiet_folder() as root:
+        sets = Sets(root)
         number = 0
         while number < tries if tries is not None else time.monotonic() < end:
-            form, damage = cases[number % len(cases)]
-            rng = random.Random(f"{seed} {number}")
-            target = root / "try"
-            shutil.copytree(root / form.name, target, symlinks=True)
-            path = form.place(target)
-            note = damage.apply(rng, target, form)
-            with contextlib.redirect_stderr(io.StringIO()):
-                outcome = attempt(path, form, expected[form.name], damage)
-            shutil.rmtree(target)
+            form, note, outcome = sets.attempt(number, random.Random(f"{seed} {number}"))
+            damage = sets.cases[number % len(sets.cases)][1]
             row = table.setdefault((form.name, damage.name), Counter())
             row.update(["tries", "clean" if outcome.clean else "bad"])
             row.update(["same" if outcome.text in ("same", "unverified") else "refused"])
             if not outcome.clean:
                 show(f"bad: seed {seed} try {number}, {form.name}, {note}: {outcome.text[:500]}")
             number += 1
-    logging.disable(logging.NOTSET)
     return table
 
 

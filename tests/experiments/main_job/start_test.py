@@ -187,13 +187,13 @@ def damaged(base, folder):
     return {
         "gone": (folder / "gone.npz", {}, "must be a ticket file or the folder of a run"),
         "no run": (folder / "empty", {}, "must be a ticket file or the folder of a run"),
-        "no ticket": (folder / "text.npz", {}, "cannot be read"),
+        "no ticket": (folder / "text.npz", {}, "cannot be used"),
         "unfinished": (folder / "unfinished", {}, "is not finished"),
         "dense": (folder / "dense.npz", {}, "is dense"),
         "not finite": (folder / "nan.npz", {}, "NaN or infinite"),
         "another type": (folder / "double.npz", {}, "float64"),
-        "other layers": (start, {"model.width": 0.2}, "must fit the network"),
-        "other network": (start, {"model.name": "digits_cnn"}, "must fit the network"),
+        "other layers": (start, {"model.width": 0.2}, "does not fit the network"),
+        "other network": (start, {"model.name": "digits_cnn"}, "does not fit the network"),
         "no cycles": (start, {"sup_tickets.enabled": False}, "sup_tickets.enabled False"),
         "dense method": (start, {"method": "dense"}, "method 'dense'"),
     }

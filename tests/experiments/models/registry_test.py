@@ -146,7 +146,11 @@ def test_a_dtype_that_is_not_floating_point_is_refused():
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("vgg16", (2, 8, 8, 3), r"VGG16 takes images .* with 32 to 63 pixels a side, got .*8, 8"),
+        (
+            "vgg16",
+            (2, 8, 8, 3),
+            r"VGG16 takes images .* with 32 to 63 pixels a side and .*, got .*8, 8",
+        ),
         ("vgg16", (2, 64, 32, 3), "VGG16 takes images .* with 32 to 63 pixels a side"),
         ("vgg19", (2, 8, 8, 3), "VGG19 takes images .* with at least 16 pixels a side"),
         ("lenet5", (2, 8, 8, 1), "LeNet5 takes images .* with at least 16 pixels a side"),

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import supjax
 from experiments.models import create_model
-from experiments.models.torch_weights import from_torch, to_torch
+from experiments.models.torch_weights import from_torch, ticket_from_torch, to_torch
 
 # reference name: (our name, options)
 REFERENCE = {
@@ -107,10 +108,122 @@ def small():
     return to_torch(variables), variables
 
 
-def test_a_data_parallel_prefix_is_dropped(small):
+class Tensor:
+    """As a tensor of PyTorch on another device, of a type that NumPy does not know."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def is_floating_point(self):
+        return True
+
+    def float(self):
+        return self.array
+
+
+class Module:
+    """As a module of PyTorch that was saved whole."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+
+def prefixed(prefix, **more):
+    return lambda state: {f"{prefix}{name}": array for name, array in state.items()} | more
+
+
+def pruned(state):
+    """The state dict of `prune.l1_unstructured` on every weight."""
+    pairs = {}
+    for name, array in state.items():
+        mask = (np.arange(array.size) % 2 == 0).reshape(array.shape).astype(np.float32)
+        pairs |= {name: array} if "weight" not in name else {}
+        pairs |= {f"{name}_orig": array, f"{name}_mask": mask} if "weight" in name else {}
+    return pairs
+
+
+WRAPPED = {
+    "as it is": lambda state: state,
+    "data parallel": prefixed("module."),
+    "compiled": prefixed("_orig_mod."),
+    "compiled in parallel": prefixed("module._orig_mod."),
+    "parallel and compiled": prefixed("_orig_mod.module."),
+    "compiled layers": lambda state: {
+        name.replace("fc1.", "fc1._orig_mod."): array for name, array in state.items()
+    },
+    "lightning": lambda state: {"state_dict": prefixed("model.")(state), "epoch": 3},
+    "averaged": prefixed("module.", n_averaged=np.int64(7)),
+    "averaged in parallel": prefixed("module.module.", **{"module.n_averaged": np.int64(7)}),
+    "a checkpoint": lambda state: {"model": state, "optimizer": {"state": {}}},
+    "a checkpoint of a checkpoint": lambda state: {"state_dict": {"model": state}},
+    "a whole module": lambda state: {"net": Module(prefixed("module.")(state))},
+    "tensors": lambda state: {name: Tensor(array) for name, array in state.items()},
+    "half": lambda state: {name: jnp.asarray(x, jnp.bfloat16) for name, x in state.items()},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_names_and_wrappers_are_read_as_people_have_them(name, small):
     state, variables = small
-    wrapped = {f"module.{name}": array for name, array in state.items()}
-    jax.tree.map(np.testing.assert_array_equal, from_torch(wrapped, variables), variables)
+    if name == "half":
+        variables = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), variables)
+    given = WRAPPED[name](state)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(given, variables), variables)
+    ticket = ticket_from_torch(given, variables)
+    assert not jax.tree.leaves(ticket.masks)
+
+
+@pytest.mark.parametrize("name", sorted(WRAPPED.keys() - {"compiled layers"}))
+def test_pruned_weights_come_with_their_masks(name, small):
+    state, variables = small
+    ticket = ticket_from_torch(WRAPPED[name](pruned(state)), variables)
+    for layer, leaves in variables["params"].items():
+        expected = (np.arange(leaves["kernel"].size) % 2 == 0).reshape(leaves["kernel"].T.shape).T
+        np.testing.assert_array_equal(ticket.masks[layer]["kernel"], expected)
+        assert ticket.masks[layer]["bias"] is None
+        kept = np.where(expected, leaves["kernel"], 0)
+        np.testing.assert_allclose(ticket.params[layer]["kernel"], kept, rtol=0.01)
+    density = supjax.density(ticket.masks)
+    assert 0.4 < density < 0.6
+
+
+REFUSED = {
+    "no dict": (lambda state: [state], "a state dict must hold arrays by name, got list"),
+    "numbers as names": (lambda state: state | {3: 4}, r"must be texts, got \[3\]"),
+    "text as weights": (lambda state: state | {"fc1.weight": "x"}, "fc1.weight must hold numbers"),
+    "ragged": (lambda state: state | {"fc1.weight": [[1], [1, 2]]}, "fc1.weight cannot be read"),
+    "masks of halves": (
+        lambda state: pruned(state) | {"fc1.weight_mask": np.full((4, 4), 0.5)},
+        r"fc1.weight_mask must be 0 and 1 in the shape \(4, 4\)",
+    ),
+    "a mask alone": (
+        lambda state: state | {"fc1.weight_mask": np.ones((4, 4))},
+        r"missing \[\], unknown \['fc1.weight_mask'\]",
+    ),
+    "another network": (
+        lambda state: {f"layer{i}.conv.weight": np.ones(3) for i in range(300)},
+        r"missing \['fc1.bias', .*\], unknown \[.* and 292 more\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_state_dict_of_the_network_is_one_short_line(name, small):
+    state, variables = small
+    change, words = REFUSED[name]
+    with pytest.raises(ValueError, match=words) as error:
+        from_torch(change(state), variables)
+    assert len(str(error.value)) < 500
+    assert str(error.value).isprintable()
 
 
 def test_missing_and_unknown_names_are_named(small):
