@@ -9,15 +9,16 @@ Interrupting it leaves nothing that a later run would take for the whole set.
 
 import contextlib
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
+from experiments.command_line import run_command
 from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
 from experiments.data.checks import DataError, one_line
+from experiments.errors import RunError
 from experiments.saying import say
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -94,27 +95,28 @@ def _one_line_errors() -> Iterator[None]:
         raise RuntimeError(one_line(error)) from error
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command; errors that the user can mend end it with one line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {list(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+def main() -> None:
+    """Prepare the set that the flags name.
+
+    Raises:
+      RunError: of one line, for whatever the user can mend.
+    """
     name, given = flags.FLAGS.dataset, flags.FLAGS["from"].value
     data_dir = Path(flags.FLAGS.data_dir or default_data_dir()).expanduser()
     local_copy = Path(given).expanduser() if given else None
     lines: list[str] = []
     try:
         folder = prepare(name, data_dir, local_copy, lines.append)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was prepared")
     except _TOLD as error:
-        sys.exit(f"cannot prepare {one_line(name)}: {error}")
+        raise RunError(f"cannot prepare {one_line(name)}: {error}") from error
     say("\n".join([*lines, f"{name} is prepared in {folder}"]))
 
 
-def run() -> None:
-    """Entry point of the command line; flags are global, so importing this defines none."""
-    flags.DEFINE_string("dataset", None, "The set's name in TFDS; any name with --from.")
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string(
+        "dataset", None, "The set's name in TFDS; any name with --from.", required=True
+    )
     flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
     flags.DEFINE_string(
         "from",
@@ -122,9 +124,7 @@ def run() -> None:
         "Local copy: a CIFAR archive, an .npz of arrays, or a folder (train/<class>/<image>, IDX"
         " files, SVHN's .mat files, unpacked CIFAR).",
     )
-    flags.mark_flag_as_required("dataset")
-    app.run(main)
 
 
 if __name__ == "__main__":
-    run()
+    run_command(define_flags, main)

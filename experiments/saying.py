@@ -59,6 +59,19 @@ def occupy_standard_streams() -> None:
     os.close(number)
 
 
+def settle_standard_streams() -> None:
+    """Write out what libraries have printed, so that the exit of Python cannot fail at it.
+
+    >>> settle_standard_streams()
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                _drain(stream)
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Tell whether a stream shows on a terminal; one that is closed or missing does not.
 

@@ -28,8 +28,8 @@ from experiments.configs.common import SHORT_NAMES
 from experiments.errors import ConfigError, RunError
 from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished, read_summary
-from experiments.run.host import StopSignals
 from experiments.saying import say
+from experiments.stopping import StopSignals
 from experiments.study.children import Child, Children, open_log
 
 SEED = "seed"
@@ -186,19 +186,20 @@ class Sweep:
         free = list(gpus) or [""] * jobs
         to_go = len(self.runs) - self.before
         say(f"{count(len(self.runs), 'run')}, {self.before} finished before, {to_go} to go")
-        with StopSignals() as signals, Children() as children:
-            while (self.waiting or self.going) and not signals.received:
-                while self.waiting and free:
-                    gpu = free.pop(0)
-                    if not self._start(children, self.waiting.pop(0), gpu):
-                        free.append(gpu)
-                for child in children.take_ended():
-                    free.append(self._end(child))
-                time.sleep(POLL_SECONDS)
-            if signals.received and self.going:
-                say(f"stopping {count(len(self.going), 'process', 'processes')} after saving")
-        if signals.received:
-            raise SweepStoppedError(signals.received)
+        with StopSignals() as signals:
+            with Children() as children:
+                while (self.waiting or self.going) and not signals.received:
+                    while self.waiting and free:
+                        gpu = free.pop(0)
+                        if not self._start(children, self.waiting.pop(0), gpu):
+                            free.append(gpu)
+                    for child in children.take_ended():
+                        free.append(self._end(child))
+                    time.sleep(POLL_SECONDS)
+                if signals.received and self.going:
+                    say(f"stopping {count(len(self.going), 'process', 'processes')} after saving")
+            if signals.received:
+                raise SweepStoppedError(signals.received)
 
     def finished(self, run: SweepRun) -> bool:
         """Say whether a run is finished, by this process or any other."""

@@ -18,13 +18,14 @@ from experiments.records.progress import Progress
 from experiments.records.recorder import Recorder
 from experiments.run.build import RunParts, build, open_dataset
 from experiments.run.finish import finish_run
-from experiments.run.host import Clock, StopSignals, agreed_stop, wait_for_all
+from experiments.run.host import Clock, agreed_stop, wait_for_all
 from experiments.run.initial import initial_state
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
 from experiments.run.start import start_path
 from experiments.run.steps import NEVER, RunState, Steps, next_step
 from experiments.run.tickets import TicketRecorder
+from experiments.stopping import StopSignals
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "errors": "",
     "saying": "",
     "start_jax": "",
+    "stopping": "",
     "data": "errors saying",
     "models": "errors",
     "configs": "errors data models",
@@ -20,8 +21,8 @@ MAY_IMPORT = {
     "run": "errors saying data models records",  # not configs: it gets a config that was checked
     "analysis": "errors configs records run",
     "study": "errors saying configs records run",
-    "train": "errors configs data records run",
-    "command_line": "errors saying configs",
+    "train": "errors stopping configs data records run",
+    "command_line": "errors saying stopping configs",
 }
 """What a package or module of the top floor imports of the others; the lowest first."""
 
