@@ -19,6 +19,7 @@ from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
 from experiments.data.checks import DataError, one_line
 from experiments.errors import RunError
+from experiments.paths import local_path
 from experiments.saying import say
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -102,8 +103,8 @@ def main() -> None:
       RunError: of one line, for whatever the user can mend.
     """
     name, given = flags.FLAGS.dataset, flags.FLAGS["from"].value
-    data_dir = Path(flags.FLAGS.data_dir or default_data_dir()).expanduser()
-    local_copy = Path(given).expanduser() if given else None
+    data_dir = local_path(flags.FLAGS.data_dir or default_data_dir(), "--data_dir")
+    local_copy = local_path(given, "--from") if given else None
     lines: list[str] = []
     try:
         folder = prepare(name, data_dir, local_copy, lines.append)

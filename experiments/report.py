@@ -20,6 +20,7 @@ from absl import flags
 
 from experiments.command_line import run_command
 from experiments.errors import ConfigError, RunError
+from experiments.paths import local_path
 from experiments.records.atomic import write_text
 from experiments.records.folder import CONFIG_FILE
 from experiments.records.summary import is_finished, read_summary
@@ -276,7 +277,8 @@ def main(folders: list[str]) -> None:
     if not folders:
         raise ConfigError("name the folders of runs: python -m experiments.report runs/study")
     out = flags.FLAGS.out
-    say(write_report([Path(folder) for folder in folders], Path(out)))
+    below = [local_path(folder, "a folder of runs") for folder in folders]
+    say(write_report(below, local_path(out, "--out")))
     say(f"written to {out}")
 
 

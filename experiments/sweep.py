@@ -26,6 +26,7 @@ from absl import flags
 from experiments.command_line import CONFIGS, run_command
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import ConfigError, RunError
+from experiments.paths import local_path
 from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished, read_summary
 from experiments.saying import say
@@ -327,7 +328,7 @@ def main(passed_on: list[str]) -> None:
     runs = parse_grid(given.grid)
     if given.together and SEED not in dict(runs[0].words):
         raise ConfigError(f"--together needs an axis {SEED!r} in --grid")
-    folder = Path(given.folder)
+    folder = local_path(given.folder, "--folder")
     sweep = Sweep(given.config, runs, folder, passed_on=passed_on, together=given.together)
     if given.dry_run:
         for words in sweep.commands():
