@@ -114,7 +114,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
     TFDS writes into a folder `incomplete.*` and renames it at the end, so a set is whole or absent.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".prepare.lock", "a", opener=own_file) as lock:
+    with open(folder / ".prepare.lock", "ab", opener=own_file) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

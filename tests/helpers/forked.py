@@ -1,0 +1,81 @@
+r"""Runs commands in forks of one process, which has imported what they need, to their very end.
+
+    echo '[["experiments.report", ["runs", "--out=x"], "head"]]' | python -m tests.helpers.forked
+
+Prints, as JSON, exit status and standard error of every command (empty where it is closed). What
+becomes of its output is one of `OUTPUTS`.
+"""
+
+import io
+import json
+import os
+import runpy
+import sys
+import warnings
+
+FULL = "/dev/full"
+
+OUTPUTS = ("shown", "head", "full", "both full", "closed", "error closed", "both closed", "ascii")
+
+
+def redirect(output: str) -> None:
+    """Put the standard streams of this process where a shell would."""
+    if output == "head":  # a reader that has left
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+    elif "full" in output:
+        target = os.open(FULL, os.O_WRONLY)
+        for stream in (1, 2) if output == "both full" else (1,):
+            os.dup2(target, stream)
+    elif "closed" in output:
+        numbers = {"closed": [1], "error closed": [2], "both closed": [1, 2]}[output]
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            if number in numbers:
+                os.close(number)
+                setattr(sys, name, None)
+    elif output == "ascii":
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            stream.reconfigure(encoding="ascii")
+
+
+def run(module: str, arguments: list[str], output: str) -> tuple[int, str]:
+    """Return exit status and standard error of `python -m MODULE ARGUMENTS...`."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 0)
+        os.dup2(nowhere, 1)
+        os.dup2(writer, 2)
+        os.close(writer)
+        redirect(output)
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit()  # to the end of this process, where Python writes out what is left
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as pipe:
+        errors = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), errors
+
+
+def main() -> None:
+    """Run what standard input says."""
+    import tensorflow_datasets  # noqa: F401  (what follows is there for the forks)
+    import tqdm  # noqa: F401
+
+    import experiments.analysis.sections
+    import experiments.configs.digits
+    import experiments.data.importing
+    import experiments.study.plots
+    import experiments.train  # noqa: F401
+
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device has been opened yet
+    found = [run(*each) for each in json.load(sys.stdin)]
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
