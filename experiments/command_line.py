@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.configs.fields import OPTION_FIELDS
 from experiments.errors import ConfigError, RunError
-from experiments.saying import occupy_standard_streams, say, settle_standard_streams
+from experiments.saying import forgiving_streams, occupy_standard_streams, say
 from experiments.stopping import SignalsStop, StoppedError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -60,7 +60,7 @@ def run_command(
 
     occupy_standard_streams()
     try:
-        with SignalsStop():
+        with forgiving_streams(), SignalsStop():
             app.run(lambda argv: command(argv[1:]) if arguments else command(), flags_parser=parse)
     except RunError as error:
         say(f"{error.title}: {error}", to_stderr=True)
@@ -73,8 +73,6 @@ def run_command(
     except StoppedError as error:
         say(f"stopped: {error}; the same command continues", to_stderr=True)
         _leave(128 + error.number)
-    finally:
-        settle_standard_streams()
 
 
 def _leave(status: int, *, everywhere: bool = False) -> NoReturn:

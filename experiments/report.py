@@ -28,6 +28,7 @@ from experiments.saying import say
 from experiments.study.plots import setting_accuracy_figure, setting_gain_figure
 from experiments.study.published import SOURCE
 from experiments.study.statistics import (
+    NO_SPREAD,
     Paired,
     Setting,
     collect,
@@ -158,7 +159,8 @@ def _spread(values: dict[int, float]) -> str:
     if not values:
         return "-"
     mean, deviation = mean_and_deviation(list(values.values()))
-    return f"{mean:.2f} ± {_number(deviation)} ({len(values)})"
+    shown = None if deviation is None or deviation < NO_SPREAD else deviation
+    return f"{mean:.2f} ± {_number(shown)} ({len(values)})"
 
 
 def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:

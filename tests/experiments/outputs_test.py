@@ -114,7 +114,7 @@ def answers(trained, tmp_path_factory):
         lines.append([f"experiments.{name}", words, output])
         folders.append(place)
     return {
-        case: (status, errors, {path.name for path in place.iterdir()})
+        case: (status, errors, {path.name for path in place.glob("*")})
         for case, (status, errors), place in zip(CASES, run_all(lines), folders, strict=True)
     }
 

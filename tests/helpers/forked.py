@@ -10,8 +10,11 @@ import io
 import json
 import os
 import runpy
+import signal
 import sys
+import traceback
 import warnings
+from pathlib import Path
 
 FULL = "/dev/full"
 
@@ -61,9 +64,65 @@ def run(module: str, arguments: list[str], output: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), errors
 
 
-def main() -> None:
-    """Run what standard input says."""
-    import tensorflow_datasets  # noqa: F401  (what follows is there for the forks)
+class Forked:
+    """A command in a fork, as its own session, beside this process.
+
+    Args:
+      module: of `python -m MODULE`.
+      arguments: what follows.
+      log: file that gets its output.
+    """
+
+    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            for stream, target in enumerate((os.devnull, log, log)):
+                flags = os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                os.dup2(os.open(target, flags, 0o644), stream)
+            sys.argv = [module, *arguments]
+            status: object = 1
+            try:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+                status = 0
+            except SystemExit as end:
+                status = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:  # nothing of what this process was doing before goes on in the fork
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status if isinstance(status, int) else 1)
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def children(self) -> list[int]:
+        """Return its child processes."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        try:
+            return [int(word) for word in path.read_text(encoding="ascii").split()]
+        except OSError:
+            return []
+
+
+def prepare_forks() -> None:
+    """Import what the commands need, but compute nothing: what has threads cannot be forked."""
+    import sklearn.datasets  # noqa: F401
+    import tensorflow_datasets  # noqa: F401
     import tqdm  # noqa: F401
 
     import experiments.analysis.sections
@@ -72,10 +131,10 @@ def main() -> None:
     import experiments.study.plots
     import experiments.train  # noqa: F401
 
-    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device has been opened yet
-    found = [run(*each) for each in json.load(sys.stdin)]
-    json.dump(found, sys.stdout)
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
 
 
 if __name__ == "__main__":
-    main()
+    prepare_forks()
+    found = [run(*each) for each in json.load(sys.stdin)]
+    json.dump(found, sys.stdout)
