@@ -79,7 +79,6 @@ PLAN: dict[str, list[tuple[tuple[str, ...], str, int]]] = {
 
 SHORT: dict[str, list[tuple[tuple[str, ...], str, int]]] = {
     "main": [(KILL, "save", 1), (TERM * 2, "step", 1), (KILL, "finish", 1), (INT, "plots", 1)],
-    "seeds": [(KILL, "save", 1)],
     "prepare_data": [(KILL, "share", 1)],
 }
 """What the suite does."""
