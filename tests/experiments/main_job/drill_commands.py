@@ -28,7 +28,7 @@ LONGEST_WAIT = 0.02
 LEAST_FREE, MOST_FREE = 4096, 60_000
 """Bytes that are left on a disk that fills up."""
 
-POLL_SECONDS = 0.001
+POLL_SECONDS = 0.003
 PATIENCE_SECONDS = 600.0
 
 FLAGS = [
@@ -312,7 +312,7 @@ def is_alive(pid: int) -> bool:
 
 
 def polls(done: Callable[[], Any]) -> Iterator[None]:
-    """Yield every millisecond until something is the case."""
+    """Yield every few milliseconds until something is the case."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not done():
         if time.monotonic() > end:
