@@ -128,7 +128,11 @@ def plan_ends(
     last = {"finish": 1, "plots": 2}
     kinds = [(how, moment) for how, moment, count in table for _ in range(count)]
     rng.shuffle(kinds)
-    kinds.sort(key=lambda kind: last.get(kind[1], 0))
+    tickets = [kind for kind in kinds if kind[1] == "ticket"]
+    kinds = sorted((k for k in kinds if k not in tickets), key=lambda kind: last.get(kind[1], 0))
+    training = sum(moment not in last for _, moment in kinds)
+    for index, kind in enumerate(tickets):  # the first is written half-way through the run
+        kinds.insert(training // 2 + index + rng.randrange(training // 2 + 1), kind)
     early = max(sum(moment not in last for _, moment in kinds), 1)
     ends = []
     for index, (how, moment) in enumerate(kinds):
