@@ -8,7 +8,6 @@ operations and exploration. Prints how superposition compares with the ensemble 
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -18,6 +17,7 @@ from rich.table import Table
 from experiments.analysis import sections
 from experiments.analysis.finished_run import FinishedRun
 from experiments.command_line import run_command
+from experiments.paths import local_path
 from experiments.records.atomic import write_text
 from experiments.records.folder import RunFolder
 from experiments.records.summary import MAX_COLUMNS, RULED
@@ -109,7 +109,7 @@ def main() -> None:
     """Analyse the run, and print the table and what was written."""
     given = flags.FLAGS
     start_jax()
-    workdir = Path(given.workdir)
+    workdir = local_path(given.workdir, "--workdir")
     run = FinishedRun(workdir, batches=given.batches, data_dir=given.data_dir)
     found = analyse(run, points=given.points, grid=given.grid)
     say(render(found))

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -14,7 +14,8 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.configs.fields import OPTION_FIELDS, shown
 from experiments.errors import ConfigError, RunError, one_line
-from experiments.saying import occupy_standard_streams, say
+from experiments.saying import forgiving_streams, occupy_standard_streams, say
+from experiments.stopping import SignalsStop, StoppedError
 from supjax.checks import KNOWN, some
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -59,20 +60,26 @@ def run_command(
 
     occupy_standard_streams()
     try:
-        app.run(lambda argv: command(argv[1:]) if arguments else command(), flags_parser=parse)
+        with forgiving_streams(), SignalsStop():
+            app.run(lambda argv: command(argv[1:]) if arguments else command(), flags_parser=parse)
     except RunError as error:
         say(f"{error.title}: {error}", to_stderr=True)
-        if jax.process_count() > 1 and not error.everywhere:
-            os._exit(error.exit_code)  # an orderly exit would wait for the other processes
-        sys.exit(error.exit_code)
+        _leave(error.exit_code, everywhere=error.everywhere)
     except OSError as error:
         if error.filename is None:
             raise
         say(f"error: {error.strerror}: {error.filename}", to_stderr=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        say("stopped: SIGINT; the same command continues", to_stderr=True)
-        sys.exit(130)
+    except StoppedError as error:
+        say(f"stopped: {error}; the same command continues", to_stderr=True)
+        _leave(128 + error.number)
+
+
+def _leave(status: int, *, everywhere: bool = False) -> NoReturn:
+    """End the process; an orderly exit would wait for other processes that go on."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1 and not everywhere:
+        os._exit(status)
+    sys.exit(status)
 
 
 def define_config(default: str | None, text: str) -> None:

@@ -11,6 +11,7 @@ from experiments.command_line import define_config, run_command
 from experiments.configs import common
 from experiments.configs.rules import check_config_values, check_devices
 from experiments.errors import ConfigError
+from experiments.paths import local_path
 from experiments.run.build import build, open_dataset
 from experiments.run.given_ticket import read_metadata, read_ticket
 from experiments.run.seed_axis import SeedAxis
@@ -71,7 +72,7 @@ def main() -> None:
     """Print the line."""
     given = flags.FLAGS
     start_jax()
-    say(evaluate(Path(given.ticket), given.config, given.split, given.data_dir))
+    say(evaluate(local_path(given.ticket, "--ticket"), given.config, given.split, given.data_dir))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Interrupting it leaves nothing that a later run would take for the whole set.
 
 import contextlib
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from experiments.command_line import run_command
 from experiments.data import importing
 from experiments.data.catalog import KNOWN_SETS, default_data_dir
 from experiments.data.checks import DataError
-from experiments.errors import one_line
+from experiments.errors import RunError, one_line
+from experiments.paths import local_path
 from experiments.saying import say
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -111,25 +111,22 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Run the command; errors that the user can mend end it with one line."""
+    """Prepare the set that the flags name.
+
+    Raises:
+      RunError: of one line, for whatever the user can mend.
+    """
     name, given = flags.FLAGS.dataset, flags.FLAGS["from"].value
     lines: list[str] = []
     try:
-        data_dir = Path(flags.FLAGS.data_dir or default_data_dir()).expanduser()
-        local_copy = Path(given).expanduser() if given else None
+        data_dir = local_path(flags.FLAGS.data_dir or default_data_dir(), "--data_dir")
+        local_copy = local_path(given, "--from") if given else None
         folder = prepare(name, data_dir, local_copy, lines.append)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was prepared")
     except _TOLD as error:
         shown = name if name and name.isprintable() else repr(name)
-        sys.exit(f"cannot prepare {one_line(shown)}: {one_line(error)}")
+        raise RunError(f"cannot prepare {one_line(shown)}: {one_line(error)}") from error
     say("\n".join([*lines, f"{name} is prepared in {folder}"]))
 
 
-def run() -> None:
-    """Entry point of the command line; flags are global, so importing this defines none."""
-    run_command(define_flags, main)
-
-
 if __name__ == "__main__":
-    run()
+    run_command(define_flags, main)

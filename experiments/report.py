@@ -19,12 +19,14 @@ from absl import flags
 
 from experiments.command_line import run_command
 from experiments.errors import ConfigError, RunError
+from experiments.paths import local_path
 from experiments.records.atomic import write_text
 from experiments.saying import say
 from experiments.study.finding import find_runs
 from experiments.study.plots import setting_accuracy_figure, setting_gain_figure
 from experiments.study.published import SOURCE
 from experiments.study.statistics import (
+    NO_SPREAD,
     Paired,
     Setting,
     collect,
@@ -141,7 +143,8 @@ def _spread(values: dict[int, float]) -> str:
     if not values:
         return "-"
     mean, deviation = mean_and_deviation(list(values.values()))
-    return f"{mean:.2f} ± {_number(deviation)} ({len(values)})"
+    shown = None if deviation is None or deviation < NO_SPREAD else deviation
+    return f"{mean:.2f} ± {_number(shown)} ({len(values)})"
 
 
 def markdown(settings: Sequence[Setting], unfinished: Sequence[Path]) -> str:
@@ -294,7 +297,8 @@ def main(folders: list[str]) -> None:
     if not folders:
         raise ConfigError("name the folders of runs: python -m experiments.report runs/study")
     out = flags.FLAGS.out
-    say(write_report([Path(folder) for folder in folders], Path(out)))
+    below = [local_path(folder, "a folder of runs") for folder in folders]
+    say(write_report(below, local_path(out, "--out")))
     say(f"written to {out}")
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 PLAIN = str.maketrans({"±": "+-"})
 """What stands for a character that a terminal cannot show; others become escapes."""
@@ -25,20 +26,67 @@ def say(text: str = "", *, to_stderr: bool = False, file: TextIO | None = None) 
     difference +0.39 ± 0.27
     """
     stream = file or (sys.stderr if to_stderr else sys.stdout)
-    if stream is None:  # closed before Python started
-        return
+    if stream is not None:  # None: closed before Python started
+        _write(_plain(stream), f"{text}\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
     try:
         try:
-            stream.write(text + "\n")
+            stream.write(text)
         except UnicodeEncodeError as error:
             plain = text.translate(PLAIN).encode(error.encoding, "backslashreplace")
-            stream.write(plain.decode(error.encoding) + "\n")
+            stream.write(plain.decode(error.encoding))
         stream.flush()
     except (OSError, ValueError) as error:  # ValueError: it has been closed since
         _drain(stream)
-        if stream is not sys.stderr and not isinstance(error, BrokenPipeError):
+        if stream is not _plain(sys.stderr) and not isinstance(error, BrokenPipeError):
             why = error.strerror if isinstance(error, OSError) else None
             say(f"output is not shown: {why or error}", to_stderr=True)
+
+
+class _Forgiving:
+    """A stream for all that libraries print themselves, such as progress bars: see `say`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.plain = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, as far as that is possible."""
+        _write(self.plain, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: what is written is out."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+
+def _plain(stream: Any) -> Any:
+    return stream.plain if isinstance(stream, _Forgiving) else stream
+
+
+@contextlib.contextmanager
+def forgiving_streams() -> Iterator[None]:
+    """Let no printing fail, whoever prints; afterwards nothing is left that could fail later.
+
+    >>> with forgiving_streams():
+    ...     print("text")
+    text
+    """
+    before = sys.stdout, sys.stderr
+    with open(
+        os.devnull, "w", encoding="utf-8"
+    ) as nowhere:  # for one that was closed from the start
+        streams: list[Any] = [_Forgiving(x or nowhere) for x in before]
+        sys.stdout, sys.stderr = streams
+        try:
+            yield
+        finally:
+            for stream in streams:
+                _write(stream.plain, "")
+            sys.stdout, sys.stderr = before
 
 
 def _drain(stream: TextIO) -> None:

@@ -26,10 +26,11 @@ from absl import flags
 from experiments.command_line import CONFIGS, run_command
 from experiments.configs.common import SHORT_NAMES
 from experiments.errors import ConfigError, RunError
+from experiments.paths import local_path
 from experiments.records.folder import SEED_PLACE, RunFolder
 from experiments.records.summary import is_finished, read_summary
-from experiments.run.host import StopSignals
 from experiments.saying import say
+from experiments.stopping import StopSignals
 from experiments.study.children import Child, Children, open_log
 from supjax.checks import KNOWN, some
 
@@ -184,19 +185,20 @@ class Sweep:
         free = list(gpus) or [""] * jobs
         to_go = len(self.runs) - self.before
         say(f"{count(len(self.runs), 'run')}, {self.before} finished before, {to_go} to go")
-        with StopSignals() as signals, Children() as children:
-            while (self.waiting or self.going) and not signals.received:
-                while self.waiting and free:
-                    gpu = free.pop(0)
-                    if not self._start(children, self.waiting.pop(0), gpu):
-                        free.append(gpu)
-                for child in children.take_ended():
-                    free.append(self._end(child))
-                time.sleep(POLL_SECONDS)
-            if signals.received and self.going:
-                say(f"stopping {count(len(self.going), 'process', 'processes')} after saving")
-        if signals.received:
-            raise SweepStoppedError(signals.received)
+        with StopSignals() as signals:
+            with Children() as children:
+                while (self.waiting or self.going) and not signals.received:
+                    while self.waiting and free:
+                        gpu = free.pop(0)
+                        if not self._start(children, self.waiting.pop(0), gpu):
+                            free.append(gpu)
+                    for child in children.take_ended():
+                        free.append(self._end(child))
+                    time.sleep(POLL_SECONDS)
+                if signals.received and self.going:
+                    say(f"stopping {count(len(self.going), 'process', 'processes')} after saving")
+            if signals.received:
+                raise SweepStoppedError(signals.received)
 
     def finished(self, run: SweepRun) -> bool:
         """Say whether a run is finished, by this process or any other."""
@@ -324,7 +326,7 @@ def main(passed_on: list[str]) -> None:
     runs = parse_grid(given.grid)
     if given.together and SEED not in dict(runs[0].words):
         raise ConfigError(f"--together needs an axis {SEED!r} in --grid")
-    folder = Path(given.folder)
+    folder = local_path(given.folder, "--folder")
     sweep = Sweep(given.config, runs, folder, passed_on=passed_on, together=given.together)
     if given.dry_run:
         for words in sweep.commands():

@@ -12,19 +12,20 @@ from ml_collections import ConfigDict
 
 from experiments.configs.rules import check_config_values, check_devices
 from experiments.data.checks import CorruptImageError
-from experiments.errors import DivergedError, InterruptedRunError, RunError
+from experiments.errors import CheckpointError, DivergedError, InterruptedRunError, RunError
 from experiments.records.folder import RunFolder
 from experiments.records.progress import Progress
 from experiments.records.recorder import Recorder
 from experiments.run.build import RunParts, build, open_dataset
 from experiments.run.finish import finish_run
-from experiments.run.host import Clock, StopSignals, agreed_stop, wait_for_all
+from experiments.run.host import Clock, agreed_stop, wait_for_all
 from experiments.run.initial import initial_state
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
 from experiments.run.start import start_path
 from experiments.run.steps import NEVER, RunState, Steps, next_step
 from experiments.run.tickets import TicketRecorder
+from experiments.stopping import StopSignals
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -175,9 +176,31 @@ def restore_or_start(run: Run) -> tuple[RunState, list[str]]:
             ]
         return first, lines
     states, info, lines = restored
+    check_same_devices(run, info["step"], info.get("devices"))
     run.clock.go_on(info["clock"])
     step = f"continuing at step {info['step']} of {parts.plan.total_steps}"
     return seeds.stack(states), [*lines, step]
+
+
+def check_same_devices(run: Run, step: int, before: int | None) -> None:
+    """Raise a `CheckpointError` if the steps that are left would compute something else.
+
+    Only batch norm asks: it sees each device's share of a batch, unless it is synchronised. Images
+    and masks do not depend on the devices, and what is summed over them differs by its rounding.
+
+    Args:
+      run: its parts.
+      step: training steps done.
+      before: devices that have done them; None if the checkpoint is too old to say so.
+    """
+    now, parts = run.steps.devices, run.parts
+    if parts.share_moments or step == parts.plan.total_steps or before in (None, now):
+        return
+    raise CheckpointError(
+        f"{run.recorder.folders[0].path} was trained on {before} device(s), this start has {now}: "
+        "batch norm sees each device's share of a batch (model.sync_batch_norm is False), so the "
+        f"run would end elsewhere; continue it on {before}"
+    )
 
 
 def next_stop(run: Run, step: int, runtime: ConfigDict) -> int:
@@ -192,7 +215,8 @@ def next_stop(run: Run, step: int, runtime: ConfigDict) -> int:
 
 def save(run: Run, step: int, state: RunState) -> None:
     """Write a checkpoint of every seed."""
-    run.recorder.save(step, run.seeds.split(state), {"clock": run.clock.saved()})
+    info = {"clock": run.clock.saved(), "devices": run.steps.devices}
+    run.recorder.save(step, run.seeds.split(state), info)
 
 
 def dispatch(

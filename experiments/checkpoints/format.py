@@ -89,7 +89,8 @@ def unpack(arrays: dict[str, np.ndarray], template: Any) -> tuple[PyTree, int, d
     Args:
       arrays: what `pack` returned.
       template: a state of arrays or `jax.ShapeDtypeStruct`s, with all of its fields, that says
-        how the leaves are nested. Which fields are absent follows from the manifest.
+        how the leaves are nested. Which fields are absent follows from the manifest; a field that
+        is None by default may be.
 
     Returns:
       `(state, step, info)`.
@@ -101,6 +102,9 @@ def unpack(arrays: dict[str, np.ndarray], template: Any) -> tuple[PyTree, int, d
     manifest = json.loads(arrays[MANIFEST].tobytes())
     if manifest["format"] != FORMAT:
         raise MismatchError(f"its format is {manifest['format']}, this program's is {FORMAT}")
+    needed = set(template._fields) - {n for n, x in template._field_defaults.items() if x is None}
+    if lost := sorted(needed & set(manifest["absent"])):
+        raise MismatchError(f"{lost[0]} is missing in the checkpoint")
     present = template._replace(**dict.fromkeys(manifest["absent"]))
     flat, treedef = jax.tree_util.tree_flatten_with_path(present)
     expected = {path_str(path): _as_leaf(leaf) for path, leaf in flat}

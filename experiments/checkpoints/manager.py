@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from experiments.checkpoints.format import MismatchError, pack, unpack
 from experiments.checkpoints.npz_handler import NpzHandler, NpzRestore, NpzSave
 from experiments.errors import CheckpointError, reason
+from experiments.paths import remove
 from experiments.records.folder import RunFolder
 from supjax.types import PyTree
 
@@ -60,8 +61,7 @@ class Checkpoints:
         """Return the steps of the finished checkpoints, oldest first."""
         if not self._folder.is_dir():
             return []
-        names = [entry.name for entry in self._folder.iterdir() if entry.is_dir()]
-        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+        return sorted(int(entry.name) for entry in self._folder.iterdir() if _is_step(entry))
 
     def save(self, step: int, state: PyTree, info: dict[str, Any]) -> None:
         """Write a checkpoint; it is complete on disk when this returns.
@@ -95,7 +95,7 @@ class Checkpoints:
             raise CheckpointError(self._explain(step, failure)) from failure
         for old in self.steps()[: -self._keep]:
             if old != step:
-                shutil.rmtree(self._folder / str(old), ignore_errors=True)
+                remove(self._folder / str(old))
 
     def restore_latest(self, template: PyTree) -> tuple[PyTree, dict[str, Any], list[str]] | None:
         """Read the newest checkpoint that is whole.
@@ -108,8 +108,13 @@ class Checkpoints:
           skipped; None if nothing has been saved yet.
 
         Raises:
-          CheckpointError: if there are checkpoints, but none is whole and of this kind of state.
+          CheckpointError: if there are checkpoints, but none is whole and of this kind of state; or
+            something else has a number for its name, such as a file, a dangling link or `007`.
         """
+        if odd := self._odd_steps():
+            raise CheckpointError(
+                f"no folder of a step in {self._folder}: {', '.join(odd[:5])}; move it away"
+            )
         skipped: dict[int, Exception] = {}
         for step in reversed(self.steps()):
             try:
@@ -140,12 +145,21 @@ class Checkpoints:
             raise ValueError(f"it holds step {saved_step}")
         return state, info
 
+    def _odd_steps(self) -> list[str]:
+        """Return what a person may take for a checkpoint and is none, with the reason."""
+        entries = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        return [
+            f"{entry.name} ({_kind(entry)})"
+            for entry in entries
+            if entry.name.isdigit() and not _is_step(entry)
+        ]
+
     def _aside(self, step: int, why: str) -> Path:
         return self._folder / f"{step}.{why}"
 
     def _set_aside(self, step: int) -> None:
         target = self._aside(step, "damaged")
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         with contextlib.suppress(OSError):
             (self._folder / str(step)).rename(target)
 
@@ -159,7 +173,7 @@ class Checkpoints:
                 with contextlib.suppress(OSError):
                     entry.rename(self._folder / step)
             elif kind == "replaced" or kind.startswith("orbax-checkpoint-tmp"):
-                shutil.rmtree(entry, ignore_errors=True)
+                remove(entry)
 
     def _explain(self, step: int, error: Exception) -> str:
         """Say in one line what went wrong with a save and what is left."""
@@ -169,6 +183,17 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             space = f", {shutil.disk_usage(self._folder).free / 2**20:.1f} MiB free"
         return f"cannot save step {step} in {self._folder}: {reason(error)}{space}; {left}"
+
+
+def _is_step(entry: Path) -> bool:
+    return re.fullmatch(r"0|[1-9][0-9]*", entry.name) is not None and entry.is_dir()
+
+
+def _kind(entry: Path) -> str:
+    """Say in words what lies under a name."""
+    if entry.is_symlink() and not entry.exists():
+        return "a dangling link"
+    return "a folder of another name" if entry.is_dir() else "a file"
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:

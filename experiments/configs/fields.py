@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.catalog import KNOWN_SETS
 from experiments.models import MODEL_NAMES
+from experiments.paths import is_address
 from supjax.checks import KNOWN, some
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
@@ -112,6 +113,11 @@ def one_of(names: Iterable[str]) -> Rule:
 def text(allowed: str, least: int = 1) -> Rule:
     """Return the rule of a text of one line, with the least number of characters."""
     return Rule(allowed, lambda x: isinstance(x, str) and x.isprintable() and len(x) >= least)
+
+
+def place(allowed: str, least: int = 1) -> Rule:
+    """Return the rule of a path of this machine."""
+    return Rule(allowed, lambda x: text(allowed, least).holds(x) and not is_address(x))
 
 
 TRUTH = Rule("True or False", lambda x: isinstance(x, bool))
@@ -234,7 +240,7 @@ FIELDS = (
     Field(
         "sup_tickets.start_from",
         "",
-        text("a ticket file, the folder of a finished run, or empty", least=0),
+        place("a ticket file or the folder of a finished run on this machine, or empty", least=0),
         "the cyclic phase alone, on its network; {seed} stands for the seed",
     ),
     Field(
@@ -253,8 +259,11 @@ FIELDS = (
     Field("eval_every_epochs", 1, whole(1, MANY)),
     Field("logs_per_epoch", 4, whole(1, MANY), "lines of training metrics"),
     Field("deterministic", True, TRUTH, "on GPUs too, where it costs some speed"),
-    # Nothing in `runtime` changes a result; a resumed run may change it.
-    Field("runtime.data_dir", "", text("a folder, or empty for TFDS's own", least=0)),
+    # Nothing in `runtime` changes a result, and a resumed run may change it; but for the number of
+    # devices where batch norm sees each device's share alone, which is refused at the resume.
+    Field(
+        "runtime.data_dir", "", place("a folder of this machine, or empty for TFDS's own", least=0)
+    ),
     Field("runtime.devices", 0, whole(0, 65_536), "0: all local devices"),
     Field(
         "runtime.loop",
@@ -271,7 +280,7 @@ FIELDS = (
     Field("runtime.checkpoint_every_minutes", 10.0, number(f"[0, {MANY}]")),
     Field("runtime.checkpoint_every_steps", 0, whole(0), "0: by time alone"),
     Field("runtime.keep_checkpoints", 3, whole(1, MANY)),
-    Field("runtime.compilation_cache", "auto", text("a folder, auto or off")),
+    Field("runtime.compilation_cache", "auto", place("a folder of this machine, auto or off")),
     Field("runtime.decode_workers", 0, whole(0, 1024), "streamed data; 0: one per processor"),
     Field("runtime.corrupt_images", "error", one_of(("error", "skip"))),
     Field("runtime.tensorboard", True, TRUTH),

@@ -14,6 +14,7 @@ from experiments.data.prepared import feature_names, find_prepared, open_prepare
 from experiments.data.splitting import SplitRoles, divide, split_roles
 from experiments.data.streaming import StreamedDataset
 from experiments.data.types import Augmentation
+from experiments.paths import local_path
 
 
 def load_dataset(
@@ -56,7 +57,7 @@ def load_dataset(
     if name == "digits":
         content = load_digits()
     else:
-        directory = Path(data_dir).expanduser() if data_dir else default_data_dir()
+        directory = local_path(data_dir or default_data_dir(), "the data directory")
         folder = find_prepared(name, directory)
         if streamed if streamed is not None else _must_stream(name, folder):
             from experiments.data.opening import open_streamed  # Only here are decoders needed.

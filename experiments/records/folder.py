@@ -11,6 +11,7 @@ from typing import IO, Any
 from ml_collections import ConfigDict
 
 from experiments.errors import CheckpointError, RunError, reason
+from experiments.paths import local_path, own_file
 from experiments.records.atomic import write_text
 from supjax.ticket_io import load_ticket
 from supjax.types import Ticket
@@ -51,7 +52,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, config: ConfigDict | None = None) -> None:
-        self.path = Path(path)
+        self.path = local_path(path, "the folder of a run")
         self.config = ConfigDict() if config is None else config
         self.config_file = self.path / CONFIG_FILE
         self.checkpoints = self.path / "checkpoints"
@@ -127,7 +128,7 @@ class RunFolder:
         Raises:
           RunError: if another process holds it. File systems without locks are not guarded.
         """
-        with self.config_file.open("rb") as file:
+        with open(self.config_file, "rb", opener=own_file) as file:
             if not take_lock(file):
                 raise RunError(f"{self.path} is in use by another process")
             yield

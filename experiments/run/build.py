@@ -49,6 +49,7 @@ class RunParts(NamedTuple):
       shapes: shapes and types of the network's variables.
       loss_fn: of `supjax.make_train_step`.
       parallel_loss_fn: the same for use under `AXIS`.
+      share_moments: whether batch norm sees the whole batch on several devices, or there is none.
       init_batches: training batches on which a method scores the network at the start.
       superposition: the averaging rule.
       include_pretrained: whether the end of the normal phase is its first member.
@@ -73,6 +74,7 @@ class RunParts(NamedTuple):
     shapes: PyTree
     loss_fn: Callable[..., Any]
     parallel_loss_fn: Callable[..., Any]
+    share_moments: bool
     init_batches: int
     superposition: Superposition
     include_pretrained: bool
@@ -168,6 +170,7 @@ def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = (
             shapes=shapes,
             loss_fn=make_loss_fn(model, smoothing),
             parallel_loss_fn=make_loss_fn(synced, smoothing),
+            share_moments=config.model.sync_batch_norm or "batch_stats" not in shapes,
             init_batches=config.topology.init_batches,
             superposition=superposition(config, density),
             include_pretrained=sup.include_pretrained,

@@ -1,12 +1,7 @@
-"""What a run asks of the machine it is on: the time, signals, and its other processes."""
+"""What a run asks of the machine it is on: the time, and its other processes."""
 
-import contextlib
-import os
-import signal
-import sys
 import time
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
 from typing import Any
 
 import jax
@@ -76,56 +71,6 @@ class Clock:
             "train_seconds": self.train_seconds,
             "train_images": self.train_images,
         }
-
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_NOTE = b"\nstopping: saving after the current steps (once more: leave at once)\n"
-
-
-class StopSignals:
-    """Context in which the first signal to stop is noted; the second one ends the process.
-
-    They are SIGINT, SIGTERM, and SIGHUP unless it is ignored, as under `nohup`. A terminal that
-    closes may send several SIGHUPs: a second one ends nothing.
-
-    Attributes:
-      received: the signal's number, or 0.
-
-    >>> import os, signal
-    >>> with StopSignals() as signals:
-    ...     os.kill(os.getpid(), signal.SIGTERM)
-    ...     signals.received == signal.SIGTERM
-    True
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        for number in _STOPPING:
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        for each in self._previous:
-            # Python's own handlers wait for the end of a dispatch or a compilation; these do not.
-            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # a terminal that is gone
-            if sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), _NOTE)
 
 
 def wait_for_all(what: str) -> None:

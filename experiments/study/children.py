@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from experiments.paths import own_file
 from experiments.records.folder import take_lock
 from experiments.saying import occupy_standard_streams
 
@@ -35,7 +36,7 @@ def open_log(path: Path) -> BinaryIO | None:
       inherits the file, and ends with it. File systems without locks are not guarded.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.open("ab")
+    log = open(path, "ab", opener=own_file)  # noqa: SIM115  (lives as long as the child)
     if take_lock(log):
         return log
     log.close()

@@ -12,16 +12,18 @@ MAY_IMPORT = {
     "errors": "",
     "saying": "",
     "start_jax": "",
-    "data": "errors saying",
+    "stopping": "",
+    "paths": "errors",
+    "data": "errors saying paths",
     "models": "errors",
-    "configs": "errors data models",
-    "checkpoints": "errors records",
-    "records": "errors saying checkpoints",
+    "configs": "errors paths data models",
+    "checkpoints": "errors paths records",
+    "records": "errors saying paths checkpoints",
     "run": "errors saying data models records",  # not configs: it gets a config that was checked
     "analysis": "errors configs records run",
-    "study": "errors saying configs records run",
-    "train": "errors configs data records run",
-    "command_line": "errors saying configs",
+    "study": "errors saying paths configs records run",
+    "train": "errors stopping configs data records run",
+    "command_line": "errors saying stopping configs",
 }
 """What a package or module of the top floor imports of the others; the lowest first."""
 

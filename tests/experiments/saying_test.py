@@ -103,6 +103,42 @@ open("done", "w").close()
 """
 
 
+PRINTING = """
+import sys, tqdm, warnings
+from experiments.saying import forgiving_streams, occupy_standard_streams
+occupy_standard_streams()
+with forgiving_streams():
+    for i in tqdm.tqdm(range(300), mininterval=0):
+        print("line", i)
+    print("no line break", end="")
+    warnings.warn("a warning")
+    sys.stdout and sys.stdout.write("\u6f22")
+open("done", "w").close()
+"""
+"""What libraries do, which do not know of `say`."""
+
+
+@pytest.mark.skipif(not os.path.exists(FULL), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "ending", ["| head -1", f"> {FULL}", f"> {FULL} 2>&1", f"2> {FULL}", ">&-", "2>&-", ">&- 2>&-"]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_libraries_print_costs_nothing_either(tmp_path, ending, encoding):
+    pipeline = f"set -o pipefail; '{sys.executable}' -c '{PRINTING}' {ending}"
+    environment = {"PYTHONPATH": os.getcwd(), "PYTHONIOENCODING": encoding}
+    found = subprocess.run(
+        ["bash", "-c", pipeline],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "done").exists()
+    assert found.stderr.count("not shown") == (ending == f"> {FULL}")
+    assert "Exception ignored" not in found.stderr
+
+
 @pytest.mark.skipif(not os.path.exists(FULL), reason="there is no /dev/full")
 @pytest.mark.parametrize(
     ("ending", "complaint"),

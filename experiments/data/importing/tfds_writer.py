@@ -19,6 +19,7 @@ from experiments.data.importing.downloads import FileReader, check_reachable, do
 from experiments.data.importing.source import Features, Source, SourceSplit
 from experiments.data.prepared import given_label_names
 from experiments.data.seal import write_seal
+from experiments.paths import own_file
 from supjax.checks import listed
 
 NEW_SET_VERSION = "1.0.0"  # Of the sets that TFDS does not know.
@@ -114,7 +115,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
     TFDS writes into a folder `incomplete.*` and renames it at the end, so a set is whole or absent.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".prepare.lock").open("w") as lock:
+    with open(folder / ".prepare.lock", "ab", opener=own_file) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

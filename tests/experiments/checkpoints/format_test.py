@@ -135,6 +135,12 @@ def with_another_superposition(state: RunState) -> RunState:
     return state._replace(superposition=first._replace(ticket=ticket))
 
 
+def without_masks(state: RunState) -> RunState:
+    topology = state.train.topology
+    none = jax.tree.map(lambda mask: None, topology.masks)
+    return with_training(state, topology=topology._replace(masks=none))
+
+
 CHANGES: dict[str, tuple[Change, Change]] = {
     "train/params/conv/bias is float32[5] in the checkpoint, float32[6] in this run": (
         narrower,
@@ -146,6 +152,10 @@ CHANGES: dict[str, tuple[Change, Change]] = {
     ),
     "train/params/conv/bias is only in the checkpoint": (unchanged, without_bias),
     "train/params/conv/bias is missing in the checkpoint": (without_bias, unchanged),
+    "train/topology/masks/conv/kernel is missing in the checkpoint": (without_masks, unchanged),
+    "train/topology/masks/conv/kernel is only in the checkpoint": (unchanged, without_masks),
+    "train is missing in the checkpoint": (lambda state: state._replace(train=None), unchanged),
+    "sums is missing in the checkpoint": (lambda state: state._replace(sums=None), unchanged),
     "train/rng is key<rbg>[] in the checkpoint, key<fry>[] in this run": (
         with_another_key,
         unchanged,

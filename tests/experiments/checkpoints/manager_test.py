@@ -1,6 +1,7 @@
 """Saving and restoring in order: round trips, which checkpoints stay, foreign files, configs."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,17 +85,73 @@ def test_a_save_that_was_killed_is_undone(tmp_path: Path) -> None:
 def test_foreign_files_are_neither_read_nor_touched(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     (folder / "notes").mkdir(parents=True)
-    (folder / "007").mkdir()
     (folder / "99").write_text("a file")
     (folder / "backup.replaced").write_text("not ours")
     checkpoints = Checkpoints(tmp_path, keep=1)
     for step in (1, 2):
         checkpoints.save(step, small_state(step), {})
     assert checkpoints.steps() == [2]
-    assert names(tmp_path) == ["007", "2", "99", "backup.replaced", "notes"]
+    assert names(tmp_path) == ["2", "99", "backup.replaced", "notes"]
     with pytest.raises(CheckpointError, match=r"99.*the checkpoint of step 2 is intact$"):
         checkpoints.save(99, small_state(99), {})
     assert (folder / "99").read_text() == "a file"
+
+
+def a_file(path: Path) -> None:
+    path.write_text("a file")
+
+
+def a_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_folder_of_another_name(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("99", a_file),
+        ("007", a_file),
+        ("99", a_dangling_link),
+        ("2", a_dangling_link),
+        ("007", a_folder_of_another_name),
+        ("00", a_folder_of_another_name),
+        ("\u0663", a_folder_of_another_name),
+        ("\u00b2", a_folder_of_another_name),
+    ],
+)
+def test_what_is_no_checkpoint_but_has_a_number_for_its_name_is_named(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, small_state(1), {})
+    make(tmp_path / "checkpoints" / name)
+    what = make.__name__.replace("_", " ")
+    with pytest.raises(CheckpointError, match=rf"^no folder of a step .*: {name} \({what}\); move"):
+        checkpoints.restore_latest(small_state(1))
+    assert checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize(
+    "name", ["2.orbax-checkpoint-tmp", "2.orbax-checkpoint-tmp-3", "1.replaced", "1.damaged"]
+)
+def test_links_under_temporary_names_are_not_followed(tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("a stranger's")
+    checkpoints = Checkpoints(tmp_path)
+    for step in (0, 1):
+        checkpoints.save(step, small_state(step), {})
+    (tmp_path / "checkpoints" / name).symlink_to(elsewhere)
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "checkpoints" / "1" / "state.npz").write_bytes(b"damaged")
+    assert checkpoints.restore_latest(small_state(1))[1] == {}
+    checkpoints.save(2, small_state(2), {})
+    assert names(tmp_path) == ["0", "1.damaged", "2"]
+    assert not (tmp_path / "checkpoints" / "1.damaged").is_symlink()
+    assert [path.name for path in elsewhere.iterdir()] == ["kept"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def slow(*arguments):
     return source.SourceSplit(split.keys, wait, split.num_bytes)
 source._array_split = slow
 from experiments import prepare_data
-prepare_data.run()
+from experiments.command_line import run_command
+run_command(prepare_data.define_flags, prepare_data.main)
 """
 
 
@@ -68,14 +69,13 @@ def start_slowly(data_dir, npz_file):
 
 
 def stop_in_the_middle(data_dir, npz_file, signal_number):
-    """Starts the command slowly, stops it while it writes, and returns what it printed last."""
+    """Starts the command slowly, stops it while it writes; exit status and last line printed."""
     with start_slowly(data_dir, npz_file) as process:
         for _ in range(8):
             assert process.stdout.readline() == "reading\n"
         process.send_signal(signal_number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    return errors
+    return process.returncode, errors
 
 
 def test_a_killed_preparation_leaves_nothing_that_counts_and_the_next_one_cleans_up(
@@ -99,10 +99,13 @@ def test_a_killed_preparation_leaves_nothing_that_counts_and_the_next_one_cleans
     assert load_dataset("tiny", data_dir, validation_size=0).sizes["train"] == NUM_TRAIN
 
 
-def test_an_interrupted_preparation_ends_with_one_line_and_cleans_up_itself(tmp_path, npz_file):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_preparation_ends_with_one_line_and_cleans_up_itself(tmp_path, npz_file, number):
     data_dir = tmp_path / "data"
-    errors = stop_in_the_middle(data_dir, npz_file, signal.SIGINT)
-    assert errors.rstrip().splitlines()[-1].endswith("interrupted: nothing was prepared")
+    status, errors = stop_in_the_middle(data_dir, npz_file, number)
+    assert status == 128 + number
+    last = errors.rstrip().splitlines()[-1]
+    assert last.endswith(f"stopped: {number.name}; the same command continues")
     assert "images/s" in errors
     assert "Traceback" not in errors
     assert folders(data_dir) == []
@@ -158,5 +161,5 @@ def test_the_command_line_reports_errors_in_one_line(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        f"cannot prepare tiny: no file or folder {tmp_path / 'absent.npz'}"
+        f"error: cannot prepare tiny: no file or folder {tmp_path / 'absent.npz'}"
     )
