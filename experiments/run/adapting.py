@@ -50,7 +50,8 @@ class Adapter:
         for index, (own, values) in enumerate(zip(self._seeds.split(ticket), ran, strict=True)):
             previous = self._recorder.folders[index].load_ticket(before)
             found = self._judge.neighbours(previous, own, index)
-            cycle = next_cycle(*values, **found._asdict(), **self._adaptation._asdict())
+            numbers = values._asdict() | found._asdict() | self._adaptation._asdict()
+            cycle = next_cycle(**numbers)
             stays = cycle.keep | first
             following.append(CycleValues(cycle.high, cycle.exploration))
             keep.append(stays)

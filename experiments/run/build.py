@@ -27,7 +27,7 @@ from supjax.adaptive import AdaptiveSchedule, adaptive_schedule
 from supjax.allocation import budget, exact
 from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
-from supjax.trees import path_str
+from supjax.trees import named_leaves, path_str
 from supjax.types import PyTree, Schedule, Superposition, TopologyTransform
 
 ADAPTIVE = "adaptive"
@@ -166,6 +166,8 @@ def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = (
         if adaptation is not None:
             share = min(share, plan.cycle_steps / STEPS_A_SHARE) if method.grows else 0.0
             method = supjax.with_cycles(method, plan, share, exploration_in_state=True)
+        if sup.repair:
+            check_repairable(config.model.name, model, shapes, dataset.image_shape)
         synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
         return RunParts(
             dataset=dataset,
@@ -216,6 +218,20 @@ def check_sparsity(config: ConfigDict, weights: int) -> None:
     if not budget(target_density(config), weights):
         raise ConfigError(
             f"sparsity must leave a weight of the network's {weights}, got {config.sparsity}"
+        )
+
+
+def check_repairable(name: str, model: Any, shapes: PyTree, image_shape: Any) -> None:
+    """Raise a `ConfigError` if not every kernel's pre-activations can be found in a network."""
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    layers = supjax.linen_preactivations(model, train=True)
+    found = jax.eval_shape(layers, {"batch_stats": {}, **shapes}, images)
+    kernels = named_leaves(jax.eval_shape(supjax.dense_masks, shapes["params"]))
+    missing = [path for path, mask in kernels.items() if mask is not None and path not in found]
+    if missing:
+        raise ConfigError(
+            f"sup_tickets.repair must be False for model.name {name}: what its layer "
+            f"{missing[0]!r} yields cannot be found"
         )
 
 

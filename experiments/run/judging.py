@@ -12,6 +12,7 @@ from experiments.data.types import Batch
 from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.run.build import RunParts
 from experiments.run.cycles import Neighbours, measured_batches
+from experiments.run.mending import Mender, Reestimator
 from experiments.run.steps import Source
 from supjax.analysis import (
     advice,
@@ -28,26 +29,6 @@ SPLIT = "validation"
 
 TRAINING = "training"
 """What cycles that adapt look at where no examples are held out."""
-
-
-class Reestimator:
-    """Gives a superposed network the batch-norm statistics that a run wants."""
-
-    def __init__(self, parts: RunParts, source: Source) -> None:
-        self._source, self._count = source, parts.recompute_batches
-        self._apply_fn = partial(parts.model.apply, train=True, mutable=["batch_stats"])
-
-    def __call__(self, ticket: Ticket, index: int) -> Ticket:
-        """Return the network with statistics of the first training batches of one seed.
-
-        Args:
-          ticket: a network whose statistics are averages; they stay where the run averages.
-          index: of the seed.
-        """
-        if self._count is None or not jax.tree.leaves(ticket.batch_stats):
-            return ticket
-        batches = self._source.training_batches(self._count, index)
-        return supjax.recompute_batch_stats(self._apply_fn, ticket, (b.images for b in batches))
 
 
 class Judge:
@@ -125,13 +106,14 @@ class Judge:
     def choose(self, folder: RunFolder, index: int) -> tuple[Ticket, dict[str, Any]]:
         """Return the network that the run's rule of selection takes for a seed, and its choice."""
         parts = self._parts
+        mender = Mender(parts, self._source) if parts.repair else None
         ticket, choice = supjax.superpose_scored(
             self._tickets(folder, first=0 if parts.include_pretrained else 1),
             lambda ticket: losses(*self.predict(ticket, index)),
             rule=parts.select,
             inner=parts.superposition,
             scope=parts.scope,
-            prepare=partial(self._prepared, index=index),
+            prepare=partial(self._prepared, index=index, mender=mender),
             force=True,  # a config with too few examples for it was refused, or asked for it
         )
         candidates = [candidate._asdict() for candidate in choice.candidates]
@@ -141,6 +123,17 @@ class Judge:
         names = [PRETRAINED, *(ticket_name(i + 1) for i in range(self._parts.plan.num_cycles))]
         return [folder.load_ticket(name) for name in names[first:]]
 
-    def _prepared(self, ticket: Ticket, members: Any, shares: Any, *, index: int) -> Ticket:
-        del shares
-        return ticket if len(members) == 1 else self._reestimated(ticket, index)
+    def _prepared(
+        self,
+        ticket: Ticket,
+        members: Any,
+        shares: Any,
+        *,
+        index: int,
+        mender: Mender | None = None,
+    ) -> Ticket:
+        if len(members) == 1:
+            return ticket
+        if mender is not None:
+            return mender(ticket, members, index, shares)
+        return self._reestimated(ticket, index)

@@ -13,7 +13,8 @@ from experiments.records.recorder import Recorder
 from experiments.run.adapting import Adapter
 from experiments.run.averages import remasked
 from experiments.run.build import RunParts
-from experiments.run.judging import Judge, Reestimator
+from experiments.run.judging import Judge
+from experiments.run.mending import Reestimator
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
 from supjax.prune_grow import advance
