@@ -77,17 +77,15 @@ def test_the_summary_says_so(mended):
     assert "accuracy" not in metadata  # that of the network before
 
 
-def test_a_choice_is_made_among_repaired_candidates(mended, tmp_path):
-    folder, _, fields = mended
-    start = {"sup_tickets.start_from": str(folder.path)}
-    chosen = {"sup_tickets.select": "greedy", "sup_tickets.force_select": True}
-    summary = run_tiny(tmp_path, fields | start | chosen)
-    assert summary["result"] == "chosen by greedy"
+def test_a_choice_is_made_among_repaired_candidates(tmp_path):
+    chosen = {"sup_tickets.select": "guard", "sup_tickets.force_select": True}
+    summary = run_tiny(tmp_path, REPAIR | SMALLER | chosen)
+    assert summary["result"] == "chosen by guard"
     kinds = {network["kind"]: network for network in summary["networks"]}
-    all_members = [c for c in summary["choice"]["candidates"] if len(c["members"]) == 3]
-    if all_members and summary["choice"]["name"] == all_members[-1]["name"]:
-        loss = kinds["repaired"]["validation"]["loss"]
-        assert all_members[-1]["loss"] == pytest.approx(loss, rel=1e-3)
+    losses = {c["name"]: c["loss"] for c in summary["choice"]["candidates"]}
+    repaired, before = (kinds[kind]["validation"]["loss"] for kind in ("repaired", "superposed"))
+    assert losses["superposition of all tickets"] == pytest.approx(repaired, rel=1e-4)
+    assert repaired != pytest.approx(before, rel=1e-4)
 
 
 class OwnKernel(Network):
