@@ -121,7 +121,7 @@ def test_the_decided_share_is_what_an_exploration_moves(adaptive):
         gone = np.array([np.sum(a & ~b) for a, b in pairs])  # nothing else moves in a cycle
         most = np.array([np.ceil(share * np.sum(a)) for a, _ in pairs])
         assert (gone <= most).all()  # what is dropped may grow again at once
-        assert gone.sum() > 0.8 * most.sum()
+        assert gone.sum() > 0.6 * most.sum()
 
 
 def test_steps_compile_once_whatever_is_decided(adaptive):
