@@ -1,4 +1,7 @@
-"""From a config to the static parts of a run; the only reader of the config but for `runtime`."""
+"""From a config to the static parts of a run.
+
+With `optimizing` the only reader of the config, but for its group `runtime`.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +24,15 @@ from experiments.records.folder import RunFolder
 from experiments.run.averages import Shares, share_schedules
 from experiments.run.cycles import Adaptation, measured_batches
 from experiments.run.losses import make_loss_fn
+from experiments.run.optimizing import ADAPTIVE, learning_rate_schedule, normal_rate, optimizer
 from experiments.run.start import Start, start_of
 from experiments.run.timeline import STEPS_A_SHARE, Timeline
-from supjax.adaptive import AdaptiveSchedule, adaptive_schedule
-from supjax.allocation import budget, exact
+from supjax.adaptive import adaptive_schedule
+from supjax.allocation import budget
 from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
-from supjax.trees import named_leaves, path_str
-from supjax.types import PyTree, Schedule, Superposition, TopologyTransform
-
-ADAPTIVE = "adaptive"
-"""The schedule whose cycles follow what the last one did."""
+from supjax.trees import named_leaves
+from supjax.types import PyTree, Superposition, TopologyTransform
 
 AXIS = "batch"
 """Name of the device axis of a run on several devices."""
@@ -289,35 +290,6 @@ def adaptation_of(config: ConfigDict, dataset: Dataset, steps_per_epoch: int) ->
     return Adaptation(target, sup.low, max(rate, sup.high), sup.exploration)
 
 
-def normal_rate(config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int) -> Schedule:
-    """Return the learning rate of the normal phase, a step decay."""
-    fields = config.optimizer
-    normal_epochs = plan.normal_steps // steps_per_epoch
-    boundaries = [
-        int(exact(m) * normal_epochs if m < 1 else m) * steps_per_epoch for m in fields.milestones
-    ]
-    return supjax.step_decay_schedule(
-        fields.learning_rate,
-        boundaries,
-        factor=fields.decay_factor,
-        warmup_steps=fields.warmup_epochs * steps_per_epoch,
-    )
-
-
-def learning_rate_schedule(
-    config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int
-) -> Callable[..., Any]:
-    """Return the one schedule of both phases, `(step, high) -> rate`; see `RunParts`."""
-    normal, sup = normal_rate(config, plan, steps_per_epoch), config.sup_tickets
-    cycle = "triangular" if sup.schedule == ADAPTIVE else sup.schedule
-
-    def schedule(step: Any, high: Any = sup.high) -> Any:
-        return supjax.sup_tickets_schedule(normal, plan, sup.low, high, cycle=cycle)(step)
-
-    schedule(0)  # raises what is wrong with it
-    return schedule
-
-
 RAMP_OVER = {"ramp_start": 0, "ramp_end": 1}
 """Arguments of a method whose density has come to where it stays."""
 
@@ -410,27 +382,3 @@ def is_sparse(method: str) -> bool:
     (True, False)
     """
     return "density" in inspect.signature(METHODS[method]).parameters
-
-
-def optimizer(
-    config: ConfigDict, learning_rate: Schedule | AdaptiveSchedule
-) -> optax.GradientTransformation:
-    """Return SGD with momentum and weight decay added to the gradient, as PyTorch does."""
-    fields, sgd = config.optimizer, optax.sgd
-    if isinstance(learning_rate, AdaptiveSchedule):
-        sgd = optax.inject_hyperparams(optax.sgd, static_args=("momentum",))
-    return optax.chain(
-        optax.add_decayed_weights(
-            fields.weight_decay, None if fields.decay_batch_norm else without_batch_norm
-        ),
-        sgd(learning_rate, momentum=fields.momentum or None),
-    )
-
-
-def without_batch_norm(params: PyTree) -> PyTree:
-    """Return True on every leaf but batch norm's: its `scale`, and the `bias` beside one."""
-    paths = [path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    norms = {path.removesuffix("/scale") for path in paths if path.endswith("/scale")}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path_str(path).rpartition("/")[0] not in norms, params
-    )

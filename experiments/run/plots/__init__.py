@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.metrics import read_metrics
 from experiments.records.summary import read_summary
-from experiments.run.build import learning_rate_schedule
+from experiments.run.optimizing import learning_rate_schedule
 from experiments.run.plots.cycles import cycles_figure
 from experiments.run.plots.diagnosis import diagnosis_figure
 from experiments.run.plots.masks import layer_density_figure, mask_overlap_figure
