@@ -236,18 +236,19 @@ def dispatch(
         seconds=time.monotonic() - begin,
     )
     densities, explored = run.steps.coverage(state)
+    rates = run.steps.learning_rates(state, stop - 1)
     return state, [
         {
             "phase": timeline.phase(step),
             "epoch": stop / timeline.steps_per_epoch,
-            "learning_rate": float(run.parts.learning_rate(stop - 1)),
+            "learning_rate": rate,
             "loss": float(sums["loss"] / sums["steps"]),
             "accuracy": float(sums["accuracy"] / sums["steps"]),
             "density": density,
             "exploration_rate": seen,
             "images_per_second": run.clock.images_per_second,
         }
-        for sums, density, seen in zip(all_sums, densities, explored, strict=True)
+        for sums, rate, density, seen in zip(all_sums, rates, densities, explored, strict=True)
     ]
 
 
@@ -272,7 +273,7 @@ def check_finite(run: Run, first_bad: Sequence[int], state: RunState, step: int)
         newest = "nothing saved"
         if kept is not None:
             newest = f"the checkpoint of step {kept} is from before it"
-        rate = float(run.parts.learning_rate(bad))
+        rate = run.steps.learning_rates(state, bad)[index]
         lines[seed] = (
             f"{run.recorder.label(index)}the {what} not finite at step {bad}, "
             f"learning rate {rate:g}; {newest}"

@@ -18,7 +18,9 @@ def linen_preactivations(module: Any, **options: Any) -> PreactivationsFn:
 
     Args:
       module: a `flax.linen.Module`.
-      **options: further arguments of `module.apply`, such as `train=False`.
+      **options: further arguments of `module.apply`, such as `train=False`. In training mode batch
+        norm normalises by the batch, so that it follows what `repair` changes before it; what the
+        running statistics become is dropped.
 
     Returns:
       `apply_fn(variables, *inputs) -> {"path/kernel": outputs}`.
@@ -39,8 +41,9 @@ def linen_preactivations(module: Any, **options: Any) -> PreactivationsFn:
             return method == "__call__" and "/".join((*part.path, "kernel")) in kernels
 
         given = {k: v for k, v in variables.items() if k == "params" or v}
+        changing = ["intermediates", *(k for k in given if k != "params")]
         _, found = module.apply(
-            given, *inputs, capture_intermediates=is_layer, mutable=["intermediates"], **options
+            given, *inputs, capture_intermediates=is_layer, mutable=changing, **options
         )
         calls: dict[str, list[Any]] = {}
         for path, output in named_leaves(found.get("intermediates", {})).items():

@@ -85,6 +85,7 @@ SHORT_NAMES = {
     "exploration": "sup_tickets.exploration",
     "explore_fixed_masks": "sup_tickets.explore_fixed_masks",
     "schedule": "sup_tickets.schedule",
+    "target_disagreement": "sup_tickets.target_disagreement",
     "low": "sup_tickets.low",
     "high": "sup_tickets.high",
     "cycle_epochs": "sup_tickets.cycle_epochs",
@@ -92,6 +93,7 @@ SHORT_NAMES = {
     "include_pretrained": "sup_tickets.include_pretrained",
     "select": "sup_tickets.select",
     "batch_stats": "sup_tickets.batch_stats",
+    "repair": "sup_tickets.repair",
     "start_from": "sup_tickets.start_from",
     "continue_from": "sup_tickets.continue_from",
 }

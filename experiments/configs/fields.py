@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from experiments.data.catalog import KNOWN_SETS
 from experiments.models import MODEL_NAMES
 from experiments.paths import is_address
+from supjax.adaptive import TARGET_DISAGREEMENT
 from supjax.checks import KNOWN, some
 from supjax.densities import DISTRIBUTIONS
 from supjax.schedules import CYCLES
@@ -198,10 +199,26 @@ FIELDS = (
         whole(0, MANY),
         "0: a third of the cycles' epochs, at least 1",
     ),
-    Field("sup_tickets.schedule", "triangular", one_of(CYCLES), "of the rate in a cycle"),
+    Field(
+        "sup_tickets.schedule",
+        "triangular",
+        one_of(("adaptive", *CYCLES)),
+        "of the rate in a cycle; adaptive: triangles, each as high as the last ticket asks for",
+    ),
     Field("sup_tickets.low", 0.001, RATE, "rate at the ends of a cycle"),
-    Field("sup_tickets.high", 0.005, RATE, "rate at its middle"),
-    Field("sup_tickets.exploration", 0.5, SHARE, "of the weights that a cycle moves"),
+    Field("sup_tickets.high", 0.005, RATE, "rate at its middle; adaptive: of the first cycle"),
+    Field(
+        "sup_tickets.exploration",
+        0.5,
+        SHARE,
+        "of the weights that a cycle moves; adaptive: at most",
+    ),
+    Field(
+        "sup_tickets.target_disagreement",
+        TARGET_DISAGREEMENT,
+        number("(0, 1)"),
+        "adaptive: share of images on which neighbouring tickets should differ",
+    ),
     Field(
         "sup_tickets.explore_fixed_masks",
         True,
@@ -235,6 +252,12 @@ FIELDS = (
         50,
         whole(0, MANY),
         "training batches, at most an epoch; 0: an epoch",
+    ),
+    Field(
+        "sup_tickets.repair",
+        False,
+        TRUTH,
+        "give the superposition its members' activations back, by training batches",
     ),
     Field("sup_tickets.options", {}, OPTIONS, "arguments of the average; they win over fields"),
     Field(

@@ -138,6 +138,11 @@ def _only_cycles(config: ConfigDict) -> bool:
     return not _plan(config).normal_steps or not (fields.cycle_epochs or fields.cycle_fraction < 1)
 
 
+def _cannot_rise(config: ConfigDict) -> bool:
+    fields = config.sup_tickets
+    return fields.enabled and fields.schedule == "adaptive" and not fields.high
+
+
 def _too_few_to_choose(config: ConfigDict) -> bool:
     fields = config.sup_tickets
     least = 1 if fields.force_select else LEAST_IMAGES
@@ -159,6 +164,11 @@ RELATIONS = (
         "sup_tickets.low",
         "not exceed sup_tickets.high {sup_tickets.high}",
         lambda c: c.sup_tickets.enabled and c.sup_tickets.low > c.sup_tickets.high,
+    ),
+    Relation(
+        "sup_tickets.high",
+        "be above 0 for sup_tickets.schedule {sup_tickets.schedule}, which multiplies it",
+        _cannot_rise,
     ),
     Relation(
         "sup_tickets.cycle_epochs",

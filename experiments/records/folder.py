@@ -29,6 +29,9 @@ PRETRAINED = "pretrained"
 SELECTED = "selected"
 """Name of the network that a rule of selection took."""
 
+REPAIRED = "repaired"
+"""Name of the last superposition with its members' activations."""
+
 
 def ticket_name(number: int) -> str:
     """Return the name of ticket `number`, from 1."""

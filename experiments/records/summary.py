@@ -77,7 +77,8 @@ def render_table(
     Args:
       summary: `networks`, `result`, `exploration_rate`, `flops`, `wall_seconds`,
         `images_per_second`, `hardware` as in `summary.json`; what is missing is shown as "-". A
-        network has `name`, `kind` (pretrained, ticket, superposed, ensemble, final, ema, tail),
+        network has `name`, `kind` (pretrained, ticket, superposed, repaired, selected, ensemble,
+        final, ema, tail),
         `density` and, where it was evaluated, `validation` and `test` with `accuracy` and `loss`.
       workdir: folder of the run, to say which files lie there.
       terminal: whether to use a terminal's width and styles; None looks at standard output.
@@ -165,7 +166,7 @@ def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Compare the accuracy of a superposed result with what it was made of."""
     networks = summary["networks"]
     result = next(network for network in networks if network["name"] == summary["result"])
-    if result["kind"] not in ("superposed", "selected"):
+    if result["kind"] not in ("superposed", "repaired", "selected"):
         return []
     split = "validation" if _metric(result, "test", "accuracy") is None else "test"
     found: dict[str, list[float]] = {"pretrained": [], "ticket": [], "ensemble": []}
@@ -192,8 +193,15 @@ def _differences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _judgement(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say what was chosen on what, and what the neighbouring tickets are to each other."""
+    """Say what cycles ran with, what was repaired or chosen, and what neighbours are."""
     lines = []
+    if cycles := summary.get("cycles"):
+        ran = {name: [cycle[name] for cycle in cycles] for name in ("high", "exploration")}
+        highs, shares = (", ".join(f"{value:.3g}" for value in ran[name]) for name in ran)
+        lines.append(("adapted", f"high {highs}; exploration {shares}"))
+    if repair := summary.get("repair"):
+        text = f"activations of {repair['members']} members on {repair['images']} training images"
+        lines.append(("repair", text))
     if choice := summary.get("choice"):
         text = (
             f"{choice['name']}, by {choice['rule']}: loss {_format('{:.4f}', choice['loss'])} +- "

@@ -1,4 +1,7 @@
-"""From a config to the static parts of a run; the only reader of the config but for `runtime`."""
+"""From a config to the static parts of a run.
+
+With `optimizing` the only reader of the config, but for its group `runtime`.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +22,17 @@ from experiments.models import create_model
 from experiments.models.fits import network_shapes
 from experiments.records.folder import RunFolder
 from experiments.run.averages import Shares, share_schedules
+from experiments.run.cycles import Adaptation, measured_batches
 from experiments.run.losses import make_loss_fn
+from experiments.run.optimizing import ADAPTIVE, learning_rate_schedule, normal_rate, optimizer
 from experiments.run.start import Start, start_of
-from experiments.run.timeline import Timeline
-from supjax.allocation import budget, exact
+from experiments.run.timeline import STEPS_A_SHARE, Timeline
+from supjax.adaptive import adaptive_schedule
+from supjax.allocation import budget
 from supjax.superposition import SUPERPOSITIONS
 from supjax.topologies import METHODS
-from supjax.trees import path_str
-from supjax.types import PyTree, Schedule, Superposition, TopologyTransform
+from supjax.trees import named_leaves
+from supjax.types import PyTree, Superposition, TopologyTransform
 
 AXIS = "batch"
 """Name of the device axis of a run on several devices."""
@@ -45,7 +51,8 @@ class RunParts(NamedTuple):
       model: a linen module.
       topology: the base method.
       tx: the optimizer.
-      learning_rate: the one schedule of both phases.
+      learning_rate: the one schedule of both phases, `(step, high) -> rate`; without `high` the
+        cycles rise to the config's.
       shapes: shapes and types of the network's variables.
       loss_fn: of `supjax.make_train_step`.
       parallel_loss_fn: the same for use under `AXIS`.
@@ -57,8 +64,10 @@ class RunParts(NamedTuple):
       select: rule that chooses the result on held-out examples, "none" for the superposition.
       recompute_batches: training batches from which a superposed network's batch-norm statistics
         are estimated; None to average those of its members.
+      repair: whether the superposition gets its members' activations back at the end.
       continue_superposed: whether a cycle goes on from the superposition instead of its ticket.
       shares: of the averages of the weights that the run keeps as baselines, by name.
+      adaptation: of cycles that follow what the last one did; None for fixed ones.
       start: the networks of the seeds that the cyclic phase starts from; None for a run that has
         its own normal phase.
     """
@@ -70,7 +79,7 @@ class RunParts(NamedTuple):
     model: Any
     topology: TopologyTransform
     tx: optax.GradientTransformation
-    learning_rate: Schedule
+    learning_rate: Callable[..., Any]
     shapes: PyTree
     loss_fn: Callable[..., Any]
     parallel_loss_fn: Callable[..., Any]
@@ -81,8 +90,10 @@ class RunParts(NamedTuple):
     scope: str
     select: str
     recompute_batches: int | None
+    repair: bool
     continue_superposed: bool
     shares: Shares
+    adaptation: Adaptation | None
     start: Start | None
 
     @property
@@ -139,6 +150,9 @@ def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = (
     try:
         plan = cycle_plan(config, steps_per_epoch)
         learning_rate = learning_rate_schedule(config, plan, steps_per_epoch)
+        normal = normal_rate(config, plan, steps_per_epoch)
+        rates = adaptive_schedule(normal, plan, sup.low, sup.high)
+        adaptation = adaptation_of(config, dataset, steps_per_epoch)
         model = create_model(
             config.model.name,
             dataset.num_classes,
@@ -151,6 +165,12 @@ def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = (
         start = start_of(folders, shapes, target_density(config)) if sup.start_from else None
         density = None if start is None else start.density
         method = topology(config, plan, steps_per_epoch, density)
+        share = sup.exploration
+        if adaptation is not None:
+            share = min(share, plan.cycle_steps / STEPS_A_SHARE) if method.grows else 0.0
+            method = supjax.with_cycles(method, plan, share, exploration_in_state=True)
+        if sup.repair:
+            check_repairable(config.model.name, model, shapes, dataset.image_shape)
         synced = model.clone(axis_name=AXIS) if config.model.sync_batch_norm else model
         return RunParts(
             dataset=dataset,
@@ -158,14 +178,14 @@ def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = (
             augment=config.augment,
             timeline=Timeline(
                 plan,
-                supjax.with_cycles(method, plan, sup.exploration),
+                supjax.with_cycles(method, plan, share),
                 steps_per_epoch,
                 eval_every=config.eval_every_epochs * steps_per_epoch,
                 log_every=max(steps_per_epoch // config.logs_per_epoch, 1),
             ),
             model=model,
             topology=method,
-            tx=optimizer(config, learning_rate),
+            tx=optimizer(config, learning_rate if adaptation is None else rates),
             learning_rate=learning_rate,
             shapes=shapes,
             loss_fn=make_loss_fn(model, smoothing),
@@ -177,8 +197,10 @@ def build(config: ConfigDict, dataset: Dataset, folders: Sequence[RunFolder] = (
             scope=sup.scope,
             select=sup.select,
             recompute_batches=recompute_batches(config, steps_per_epoch),
+            repair=sup.repair,
             continue_superposed=sup.continue_from == "superposed",
             shares=share_schedules(config.baselines.ema, config.baselines.tail, plan),
+            adaptation=adaptation,
             start=start,
         )
     except (TypeError, ValueError) as error:
@@ -200,6 +222,20 @@ def check_sparsity(config: ConfigDict, weights: int) -> None:
     if not budget(target_density(config), weights):
         raise ConfigError(
             f"sparsity must leave a weight of the network's {weights}, got {config.sparsity}"
+        )
+
+
+def check_repairable(name: str, model: Any, shapes: PyTree, image_shape: Any) -> None:
+    """Raise a `ConfigError` if not every kernel's pre-activations can be found in a network."""
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    layers = supjax.linen_preactivations(model, train=True)
+    found = jax.eval_shape(layers, {"batch_stats": {}, **shapes}, images)
+    kernels = named_leaves(jax.eval_shape(supjax.dense_masks, shapes["params"]))
+    missing = [path for path, mask in kernels.items() if mask is not None and path not in found]
+    if missing:
+        raise ConfigError(
+            f"sup_tickets.repair must be False for model.name {name}: what its layer "
+            f"{missing[0]!r} yields cannot be found"
         )
 
 
@@ -237,23 +273,24 @@ def recompute_batches(config: ConfigDict, steps_per_epoch: int) -> int | None:
     return min(fields.recompute_batches or steps_per_epoch, steps_per_epoch)
 
 
-def learning_rate_schedule(
-    config: ConfigDict, plan: supjax.CyclePlan, steps_per_epoch: int
-) -> Schedule:
-    """Return the one schedule of both phases: step decay, then the cycles."""
-    fields = config.optimizer
-    normal_epochs = plan.normal_steps // steps_per_epoch
-    boundaries = [
-        int(exact(m) * normal_epochs if m < 1 else m) * steps_per_epoch for m in fields.milestones
-    ]
-    normal = supjax.step_decay_schedule(
-        fields.learning_rate,
-        boundaries,
-        factor=fields.decay_factor,
-        warmup_steps=fields.warmup_epochs * steps_per_epoch,
-    )
-    sup = config.sup_tickets
-    return supjax.sup_tickets_schedule(normal, plan, sup.low, sup.high, cycle=sup.schedule)
+def adaptation_of(config: ConfigDict, dataset: Dataset, steps_per_epoch: int) -> Adaptation | None:
+    """Return aim and bounds of cycles that adapt, or None for fixed ones.
+
+    Raises:
+      ConfigError: if there are too few images to see the disagreement that is aimed at.
+    """
+    sup, rate = config.sup_tickets, config.optimizer.learning_rate
+    if not (sup.enabled and sup.schedule == ADAPTIVE):
+        return None
+    images, target = dataset.sizes["validation"], sup.target_disagreement
+    if not images:
+        images = config.batch_size * measured_batches(config.batch_size, steps_per_epoch)
+    if images * target < 1:
+        raise ConfigError(
+            f"sup_tickets.target_disagreement must be at least one of the {images} images that "
+            f"tickets are compared on, {1 / images:.2g}, got {target}"
+        )
+    return Adaptation(target, sup.low, max(rate, sup.high), sup.exploration)
 
 
 RAMP_OVER = {"ramp_start": 0, "ramp_end": 1}
@@ -348,23 +385,3 @@ def is_sparse(method: str) -> bool:
     (True, False)
     """
     return "density" in inspect.signature(METHODS[method]).parameters
-
-
-def optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:
-    """Return SGD with momentum and weight decay added to the gradient, as PyTorch does."""
-    fields = config.optimizer
-    return optax.chain(
-        optax.add_decayed_weights(
-            fields.weight_decay, None if fields.decay_batch_norm else without_batch_norm
-        ),
-        optax.sgd(learning_rate, momentum=fields.momentum or None),
-    )
-
-
-def without_batch_norm(params: PyTree) -> PyTree:
-    """Return True on every leaf but batch norm's: its `scale`, and the `bias` beside one."""
-    paths = [path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    norms = {path.removesuffix("/scale") for path in paths if path.endswith("/scale")}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path_str(path).rpartition("/")[0] not in norms, params
-    )

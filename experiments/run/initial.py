@@ -54,9 +54,10 @@ def initial_state(parts: RunParts, source: Source, seed: int, index: int = 0) ->
     )
     if parts.start is not None:
         step = jnp.asarray(parts.plan.normal_steps, jnp.int32)
-        # The schedule of the rate counts the optimizer's own steps.
-        opt_state = optax.tree.set(train.opt_state, count=step)
-        train = train._replace(step=jnp.copy(step), opt_state=opt_state)
+        # The schedule of the rate counts the optimizer's own steps; memory is given away once.
+        counters = ("count",) if parts.adaptation is None else ("count", "updates")
+        copies = {name: jnp.copy(step) for name in counters}
+        train = train._replace(step=step, opt_state=optax.tree.set(train.opt_state, **copies))
     return RunState(train, zero_sums(), averages=first_averages(parts.shares, train.params))
 
 

@@ -11,6 +11,7 @@ import supjax
 from experiments.data.types import Batch, Shard
 from experiments.run.averages import averaged, remasked
 from experiments.run.build import AXIS, RunParts
+from experiments.run.cycles import cycle_values
 from experiments.run.losses import make_metrics_fn
 from experiments.run.seed_axis import SeedAxis
 from supjax.analysis import exploration_rate
@@ -160,7 +161,9 @@ class Steps:
         update = supjax.make_topology_step(loss_fn, parts.tx, parts.topology, axis_name=axis)
         score = supjax.make_eval_step(make_metrics_fn(parts.model), axis_name=axis)
 
-        shares = parts.shares
+        shares, first_cycle = parts.shares, parts.plan.normal_steps
+        self._learning_rate, self._adaptive = parts.learning_rate, parts.adaptation is not None
+        adaptive = self._adaptive
 
         def one_step(
             state: TrainState, sums: PyTree, averages: PyTree, data: Any
@@ -188,6 +191,9 @@ class Steps:
             state: TrainState, sums: PyTree, averages: PyTree, data: Any, drop_fraction: jax.Array
         ) -> tuple[TrainState, PyTree, PyTree]:
             index, before = state.step, state.topology.masks
+            if adaptive:  # an exploration moves what the last cycle has decided
+                share = cycle_values(state).exploration
+                drop_fraction = jnp.where(index < first_cycle, drop_fraction, share)
             batch = source.train_batch(data, index, placement.shard())
             state, metrics = update(state, batch, drop_fraction)
             averages = averaged(shares, averages, state.params, index)
@@ -245,6 +251,14 @@ class Steps:
             np.ravel(self._density(topology.masks)).tolist(),
             np.ravel(self._exploration_rate(topology.ever_active)).tolist(),
         )
+
+    def learning_rates(self, state: RunState, step: int) -> list[float]:
+        """Return every seed's learning rate at a step of the normal phase or the state's cycle."""
+        if not self._adaptive:
+            rate = float(self._learning_rate(step))
+            return [rate] * np.size(jax.device_get(state.train.step))
+        highs = np.ravel(jax.device_get(cycle_values(state.train).high))
+        return [float(self._learning_rate(step, float(high))) for high in highs]
 
     def finite(self, state: RunState) -> list[bool]:
         """Say of every seed whether its weights hold neither NaN nor infinity."""

@@ -10,9 +10,11 @@ import optax
 import supjax
 from experiments.records.folder import PRETRAINED, superposed_name, ticket_name
 from experiments.records.recorder import Recorder
+from experiments.run.adapting import Adapter
 from experiments.run.averages import remasked
 from experiments.run.build import RunParts
-from experiments.run.judging import Reestimator
+from experiments.run.judging import Judge
+from experiments.run.mending import Reestimator
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.steps import RunState, Steps
 from supjax.prune_grow import advance
@@ -37,7 +39,11 @@ class TicketRecorder:
         self._first, self._fold, self._result = (
             jax.jit(seeds.lift(function)) for function in (rule.init, rule.fold, rule.result)
         )
+        self._choose = jax.jit(seeds.lift(chosen))
         self._go_on = jax.jit(seeds.lift(partial(gone_on, parts.tx)))
+        self._adapter: Adapter | None = None
+        if parts.adaptation is not None:
+            self._adapter = Adapter(parts.adaptation, Judge(parts, steps.source), recorder, seeds)
 
     def record(self, state: RunState, done: int) -> tuple[RunState, bool]:
         """Do what is due when `done` steps are done.
@@ -59,7 +65,9 @@ class TicketRecorder:
             return state, True
         if number := timeline.ticket_after(done):
             ticket = self._keep(ticket_name(number), "ticket", state.train.ticket, done)
-            state = self._superpose(state, ticket)
+            before, state = state, self._superpose(state, ticket)
+            if self._adapter is not None:
+                state = self._adapt(self._adapter, before, state, ticket, number, done)
             superposed = self._with_batch_stats(self._result(state.superposition))
             superposed = self._keep(superposed_name(number), "superposed", superposed, done)
             if self._parts.continue_superposed and number < timeline.plan.num_cycles:
@@ -109,10 +117,36 @@ class TicketRecorder:
             return state._replace(superposition=self._first(ticket))
         return state._replace(superposition=self._fold(state.superposition, ticket))
 
+    def _adapt(
+        self,
+        adapter: Adapter,
+        before: RunState,
+        state: RunState,
+        ticket: Ticket,
+        number: int,
+        done: int,
+    ) -> RunState:
+        """Return the state before the next cycle, without the tickets that it leaves out."""
+        first = before.superposition is None
+        train, keep = adapter.adapt(state.train, ticket, number, done, first=first)
+        superposition = state.superposition
+        if not first:
+            superposition = self._choose(keep, superposition, before.superposition)
+        return self._place(state._replace(train=train, superposition=superposition))
+
     def _with_batch_stats(self, ticket: Ticket) -> Ticket:
         """Return a superposed network with the batch-norm statistics that the run wants."""
         own = self._seeds.split(jax.device_get(ticket))
         return self._seeds.stack([self._reestimated(each, i) for i, each in enumerate(own)])
+
+
+def chosen(keep: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return the one tree or the other.
+
+    >>> chosen(jnp.array(False), {"w": jnp.ones(1)}, {"w": jnp.zeros(1)})["w"].tolist()
+    [0.0]
+    """
+    return jax.tree.map(partial(jnp.where, keep), new, old)
 
 
 def gone_on(

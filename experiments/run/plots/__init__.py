@@ -1,21 +1,24 @@
 """The pictures of a run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.metrics import read_metrics
 from experiments.records.summary import read_summary
-from experiments.run.build import learning_rate_schedule
+from experiments.run.optimizing import learning_rate_schedule
+from experiments.run.plots.cycles import cycles_figure
 from experiments.run.plots.diagnosis import diagnosis_figure
 from experiments.run.plots.masks import layer_density_figure, mask_overlap_figure
 from experiments.run.plots.time import accuracy_figure, learning_rate_figure
 from supjax.schedules import CyclePlan
-from supjax.types import Masks
+from supjax.types import Masks, Schedule
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +49,28 @@ def plot_run(workdir: Path) -> list[Path]:
 
 def _learning_rate(workdir: Path) -> Figure:
     plan, steps_per_epoch = _plan(workdir)
-    config = ConfigDict(read_summary(workdir)["config"])
-    schedule = learning_rate_schedule(config, plan, steps_per_epoch)
+    summary = read_summary(workdir)
+    schedule = learning_rate_schedule(ConfigDict(summary["config"]), plan, steps_per_epoch)
+    if cycles := summary.get("cycles"):
+        schedule = with_highs(schedule, plan, [cycle["high"] for cycle in cycles])
     return learning_rate_figure(read_metrics(workdir), plan, steps_per_epoch, schedule)
+
+
+def with_highs(schedule: Any, plan: CyclePlan, highs: Sequence[float]) -> Schedule:
+    """Return a schedule `(step, high) -> rate` as that of a run whose cycles rose so high.
+
+    >>> plan = CyclePlan(normal_steps=1, cycle_steps=2, num_cycles=2)
+    >>> rates = with_highs(lambda step, high: high, plan, [0.5, 0.25])
+    >>> [float(rates(step)) for step in range(5)]
+    [0.5, 0.5, 0.5, 0.25, 0.25]
+    """
+    known = jnp.asarray(highs)
+
+    def rates(step: Any) -> Any:
+        cycle = (jnp.asarray(step) - plan.normal_steps) // plan.cycle_steps
+        return schedule(step, known[jnp.maximum(cycle, 0)])
+
+    return rates
 
 
 def _accuracy(workdir: Path) -> Figure:
@@ -88,6 +110,14 @@ def _masks(workdir: Path, name: str) -> Masks:
     return RunFolder(workdir).load_ticket(name).masks
 
 
+def _cycles(workdir: Path) -> Figure | None:
+    summary = read_summary(workdir)
+    if "cycles" not in summary:
+        return None
+    target = summary["config"]["sup_tickets"]["target_disagreement"]
+    return cycles_figure(summary["cycles"], target)
+
+
 def _diagnosis(workdir: Path) -> Figure | None:
     found = read_summary(workdir).get("diagnosis")
     return None if found is None else diagnosis_figure(found)
@@ -99,4 +129,5 @@ DRAWN: dict[str, Callable[[Path], Figure | None]] = {
     "layer_density.png": _layer_density,
     "mask_overlap.png": _mask_overlap,
     "diagnosis.png": _diagnosis,
+    "cycles.png": _cycles,
 }

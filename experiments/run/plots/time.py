@@ -21,6 +21,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "final": {"label": "final network", "marker": "s", "color": BLACK, "s": 60},
     "ticket": {"label": "ticket", "marker": "^", "color": ORANGE, "s": 90},
     "superposed": {"label": "superposed", "marker": "D", "color": BLUE, "s": 35},
+    "repaired": {"label": "repaired", "marker": "X", "color": GREEN, "s": 60},
     "ema": {"label": "moving average", "marker": "v", "color": RED, "s": 45},
     "tail": {"label": "mean of the last cycle", "marker": "P", "color": PINK, "s": 45},
 }

@@ -199,6 +199,8 @@ def test_several_random_fields_at_once_meet_the_relations():
         "sup_tickets.cycle_fraction": [0.0, 0.5, 1.0],
         "sup_tickets.cycle_epochs": [1, 8],
         "sup_tickets.low": [0.0, 0.1],
+        "sup_tickets.high": [0.0, 0.2, 0.2, 0.05],
+        "sup_tickets.schedule": ["triangular", "adaptive"],
         "sup_tickets.select": ["none", "none", "guard"],
         "validation_size": [200, 600],
         "sup_tickets.start_from": ["", "", "runs/a"],
