@@ -148,11 +148,11 @@ def start_grown(
         mean = jnp.sum(jnp.where(old, entry, 0)) / jnp.maximum(count, 1)
         return jnp.where(new & ~old & (count > 0), mean.astype(entry.dtype), entry)
 
-    entries, structure = jax.tree.flatten(opt_state)
-    changed = structure.flatten_up_to(_map_weight_entries(tx, started, opt_state, before))
-    return structure.unflatten(
-        new if by and new is not None else old
-        for old, new, by in zip(entries, changed, divided, strict=True)
+    return jax.tree.map(
+        lambda old, new, by: new if by and new is not None else old,
+        opt_state,
+        _map_weight_entries(tx, started, opt_state, before),
+        jax.tree.unflatten(jax.tree.structure(opt_state), divided),
     )
 
 
