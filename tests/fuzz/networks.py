@@ -37,7 +37,8 @@ def torch_files(folder: Path) -> Iterator[Attempt]:
     def changed(rng: random.Random, state: dict[Any, Any]) -> Any:
         name = rng.choice(list(state) or ["x"])
         value = state.get(name)
-        array = value if isinstance(value, np.ndarray) else np.ones(3)
+        numbers = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+        array = value if numbers else np.ones(3)
         odd = [None, "x", 3, [1, [2]], {}, np.array(None), array.astype(complex), np.zeros(0)]
         odd += [array[None], array.T, array.astype("U"), array > 0, array.astype(np.int64), b"x"]
         prefix = rng.choice(["module.", "model.", "_orig_mod.", "net.", "a."])
