@@ -148,6 +148,8 @@ def start_grown(
         mean = jnp.sum(jnp.where(old, entry, 0)) / jnp.maximum(count, 1)
         return jnp.where(new & ~old & (count > 0), mean.astype(entry.dtype), entry)
 
+    entries: list[Any]
+    structure: Any
     entries, structure = jax.tree.flatten(opt_state)
     changed = structure.flatten_up_to(_map_weight_entries(tx, started, opt_state, before))
     return structure.unflatten(

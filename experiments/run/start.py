@@ -46,8 +46,8 @@ def start_of(folders: Sequence[RunFolder], shapes: PyTree, wanted: float) -> Sta
     tickets = tuple(_ticket(folder, shapes) for folder in folders)
     counts = [(int(supjax.count_active(t.masks)), supjax.count_maskable(t.masks)) for t in tickets]
     if len(set(counts)) > 1:
-        kept = [kept for kept, _ in counts]
-        raise ConfigError(f"{FIELD} must keep as many weights for every seed, got {some(kept)}")
+        found = [kept for kept, _ in counts]
+        raise ConfigError(f"{FIELD} must keep as many weights for every seed, got {some(found)}")
     if not counts:
         return None
     [(kept, size)] = set(counts)
