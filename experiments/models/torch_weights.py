@@ -106,7 +106,7 @@ def _converted(state_dict: Mapping[str, Any], variables: Any) -> tuple[Any, Any]
             raise ValueError(f"{name} has shape {array.shape} in linen, expected {leaf.shape}")
         arrays.append(jnp.asarray(array, leaf.dtype))
         flags.append(None if name not in masks else _axes_from_torch(masks[name]))
-    return treedef.unflatten(arrays), treedef.unflatten(flags)
+    return jax.tree.unflatten(treedef, arrays), jax.tree.unflatten(treedef, flags)
 
 
 def _found(checkpoint: Any) -> dict[str, Any]:
