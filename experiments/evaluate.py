@@ -46,9 +46,9 @@ def evaluate(ticket_file: Path, config: ConfigDict | None, split: str, data_dir:
         raise ConfigError(f"{ticket_file} holds no config: name one with --config")
     try:
         config = common.restored(stored) if config is None else config
+        check_config_values(config)
         if data_dir:
             config.runtime.data_dir = data_dir
-        check_config_values(config)
         devices = check_devices(config, jax.process_count(), jax.local_device_count())
         dataset = open_dataset(config)
         if not dataset.sizes[split]:

@@ -44,7 +44,7 @@ def make_folders(config: ConfigDict, seeds: Sequence[str], workdir: str) -> list
     if SEED_PLACE not in workdir:
         raise ConfigError(f"--workdir must hold {SEED_PLACE}, got {workdir!r}")
     if not seeds or not all(seed.isdecimal() for seed in seeds):
-        raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {some(seeds)!r}")
+        raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {some(seeds, none='')!r}")
     numbers = [int(seed) for seed in seeds]
     if len(set(numbers)) < len(numbers):
         raise ConfigError(f"--seeds must differ, got {some(seeds)}")

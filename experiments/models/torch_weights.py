@@ -119,8 +119,8 @@ def _found(checkpoint: Any) -> dict[str, Any]:
         inner = checkpoint.get(holder)
         if isinstance(inner, Mapping) or callable(getattr(inner, "state_dict", None)):
             return _found(inner)
-    if odd := [name for name in checkpoint if not isinstance(name, str)]:
-        raise ValueError(f"names of a state dict must be texts, got {listed(odd)}")
+    if odd := [name for name in checkpoint if not (isinstance(name, str) and name.isprintable())]:
+        raise ValueError(f"names of a state dict must be texts of one line, got {listed(odd)}")
     return {name.replace(_COMPILED, ""): value for name, value in checkpoint.items()}
 
 

@@ -109,6 +109,8 @@ def test_a_config_of_a_ticket_that_cannot_be_used_is_refused_by_file_and_field(n
     config = odd_tickets.odd_configs()[name]
     save_ticket(tmp_path / "odd.npz", odd_tickets.good(), {"config": config})
     line = refusal(tmp_path / "odd.npz")
+    with pytest.raises(ConfigError, match=r"odd\.npz"):  # whatever else is given
+        evaluate(tmp_path / "odd.npz", None, "test", str(tmp_path))
     assert ": its config: " in line or "holds no config: name one with --config" in line
 
 

@@ -251,9 +251,9 @@ def test_members_have_their_own_seed_and_folder():
     ("numbers", "workdir", "line"),
     [
         (["0", "1"], "runs/x", r"--workdir must hold \{seed\}, got 'runs/x'"),
-        (["0", "a"], "runs/{seed}", "--seeds must be numbers such as 0,1,2, got '0,a'"),
+        (["0", "a"], "runs/{seed}", "--seeds must be numbers such as 0,1,2, got '0, a'"),
         ([], "runs/{seed}", "--seeds must be numbers"),
-        (["0", "1", "0"], "runs/{seed}", "--seeds must differ, got 0,1,0"),
+        (["0", "1", "0"], "runs/{seed}", "--seeds must differ, got 0, 1, 0"),
     ],
 )
 def test_what_names_no_runs_is_refused(numbers, workdir, line):

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.experiments.data.fuzz import quiet_folder
-from tests.fuzz.classes import CLASSES, bad
+from tests.fuzz.classes import CLASSES
+from tests.fuzz.judging import bad
 
 Table = dict[str, Counter[str]]
 

@@ -142,6 +142,7 @@ def _run(command: Any, words: list[str]) -> tuple[int, str]:
 
 def _serve() -> None:
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device has been opened yet
+    importlib.import_module("tensorflow_datasets")  # once, and not for every unknown data set
     modules = {name: importlib.import_module(f"experiments.{name}") for name in COMMANDS}
     for line in sys.stdin:
         name, words = json.loads(line)

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tests.experiments.data.fuzz import Outcome
 from tests.fuzz import __main__ as command
 from tests.fuzz.classes import CLASSES
+from tests.fuzz.judging import Outcome
 
 SHORT = {
     "checkpoints": 8,

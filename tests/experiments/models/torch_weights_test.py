@@ -198,7 +198,8 @@ def test_pruned_weights_come_with_their_masks(name, small):
 
 REFUSED = {
     "no dict": (lambda state: [state], "a state dict must hold arrays by name, got list"),
-    "numbers as names": (lambda state: state | {3: 4}, r"must be texts, got \[3\]"),
+    "two lines as a name": (lambda state: state | {"a\nb": 4}, r"must be texts of one line"),
+    "numbers as names": (lambda state: state | {3: 4}, r"must be texts of one line, got \[3\]"),
     "text as weights": (lambda state: state | {"fc1.weight": "x"}, "fc1.weight must hold numbers"),
     "ragged": (lambda state: state | {"fc1.weight": [[1], [1, 2]]}, "fc1.weight cannot be read"),
     "masks of halves": (
