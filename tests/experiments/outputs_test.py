@@ -99,7 +99,7 @@ WORK = {
     "sweep": {"summary.json"},
     "report": {"report.md", "report.csv", "report.json", "accuracy.png"},
     "evaluate": set(),
-    "analyse": {"analysis.json", "interpolation.png", "loss_plane.png", "reliability.png"},
+    "analyse": {"analysis.json", "interpolation.png", "flops.png", "reliability.png"},
     "prepare_data": {"dataset_info.json", "features.json", "description.sha256"},
 }
 """Files that a command must have written."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.records.folder import RunFolder
@@ -72,7 +73,8 @@ class Command:
             log,
         )
         self.cache = f"--config.runtime.compilation_cache={log.parent.absolute() / 'xla'}"
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of the forks
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # of a sweep's cells
         self.total_steps = 0
         self.seconds = dict.fromkeys(("start", "finish", "plots", "share"), 0.0)
 
