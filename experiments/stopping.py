@@ -110,11 +110,12 @@ class StopSignals(_Signals):
 class SignalsStop(_Signals):
     """Context that the first signal to stop ends by a `StoppedError`.
 
-    >>> with SignalsStop():
-    ...     signal.raise_signal(signal.SIGTERM)
-    Traceback (most recent call last):
-      ...
-    experiments.stopping.StoppedError: SIGTERM
+    >>> try:
+    ...     with SignalsStop():
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except StoppedError as error:
+    ...     print(error)
+    SIGTERM
     """
 
     def _handle(self, number: int, frame: FrameType | None) -> NoReturn:

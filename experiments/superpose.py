@@ -23,6 +23,7 @@ from experiments.saying import say
 from experiments.start_jax import start_jax
 from experiments.study.finding import find_folders
 from experiments.study.statistics import has_superposition
+from supjax.checks import some
 
 
 def define_flags() -> None:
@@ -56,7 +57,7 @@ def main(folders: list[str]) -> None:
     finished, _ = find_folders(map(Path, folders))
     wanted = [folder for folder in finished if has_superposition(read_summary(folder.path))]
     if not wanted:
-        raise RunError(f"no finished run with tickets below {', '.join(folders)}")
+        raise RunError(f"no finished run with tickets below {some(folders)}")
     start_jax()
     given = flags.FLAGS
     for number, folder in enumerate(wanted, 1):

@@ -15,6 +15,7 @@ from experiments.checkpoints.npz_handler import NpzHandler, NpzRestore, NpzSave
 from experiments.errors import CheckpointError, reason
 from experiments.paths import remove
 from experiments.records.folder import RunFolder
+from supjax.checks import some
 from supjax.types import PyTree
 
 
@@ -113,7 +114,7 @@ class Checkpoints:
         """
         if odd := self._odd_steps():
             raise CheckpointError(
-                f"no folder of a step in {self._folder}: {', '.join(odd[:5])}; move it away"
+                f"no folder of a step in {self._folder}: {some(odd)}; move it away"
             )
         skipped: dict[int, Exception] = {}
         for step in reversed(self.steps()):

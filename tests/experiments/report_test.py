@@ -179,7 +179,7 @@ def test_what_a_running_sweep_removes_meanwhile_is_no_mistake(sweep, monkeypatch
             shutil.rmtree(sweep / "deep", ignore_errors=True)
             yield found
 
-    monkeypatch.setattr(report.os, "walk", racing)
+    monkeypatch.setattr("experiments.study.finding.os.walk", racing)
     summaries, unfinished = find_runs([sweep])
     assert len(summaries) == 3
     assert [path.name for path in unfinished] == ["d"]

@@ -26,7 +26,7 @@ TAKEN = [4, 6, 8]
 
 def transformation():
     topology = supjax.make_topology("rigl", density=DENSITY, update_every=2, drop_fraction=0.5)
-    return supjax.sup_tickets(optax.adam(0.05), topology, PLAN, KEY)
+    return supjax.sup_tickets(optax.adam(0.05), topology, PLAN, KEY, exploration=0.5)
 
 
 def loss_of(logits):

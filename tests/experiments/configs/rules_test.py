@@ -62,7 +62,7 @@ REFUSED = [
         "sup=false, got 0.5",
     ),
     ("runtime.loop", "fast", "runtime.loop must be one of auto, fused, stepwise; got 'fast'"),
-    ("runtime.data_dir", "a\nb", "runtime.data_dir must be a folder, .*"),
+    ("runtime.data_dir", "a\nb", "runtime.data_dir must be a folder of this machine, .*"),
     ("runtime.checkpoint_every_minutes", -1.0, "runtime.checkpoint_every_minutes must be .*"),
 ]
 

@@ -125,7 +125,7 @@ def test_what_cannot_be_drawn_costs_a_warning_and_nothing_else(tmp_path, caplog)
         written = plot_run(workdir)
     assert [path.name for path in written] == [*TIME, MASKS[0]]
     (record,) = caplog.records
-    assert "mask_overlap.png is not drawn: ValueError: " in record.getMessage()
+    assert "mask_overlap.png is not drawn: CheckpointError: " in record.getMessage()
 
 
 def test_no_run_at_all_costs_warnings(tmp_path, caplog):
