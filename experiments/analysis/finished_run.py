@@ -15,7 +15,7 @@ from experiments.errors import RunError
 from experiments.records.folder import PRETRAINED, RunFolder, superposed_name, ticket_name
 from experiments.records.summary import read_summary
 from experiments.run.build import build, open_dataset
-from experiments.run.finish import image_flops
+from experiments.run.finish import image_flops, left_out
 from experiments.run.seed_axis import SeedAxis
 from experiments.run.sources import make_steps
 
@@ -30,7 +30,8 @@ class FinishedRun:
       tickets: of all cycles, in their order.
       pretrained: the network at the end of the normal phase.
       superposed: the result, made of them.
-      members: what a superposition is made of: `tickets`, after `pretrained` if the run says so.
+      members: what a superposition is made of: `pretrained` if the run says so, and `tickets` but
+        for those that cycles which adapt left out.
       model: its network.
       batches: the training batches from which batch-norm statistics are estimated, normalised.
       images: of these batches.
@@ -64,7 +65,8 @@ class FinishedRun:
         )
         config = restored(self.summary["config"])
         first = [self.pretrained] if config.sup_tickets.include_pretrained else []
-        self.members = [*first, *self.tickets]
+        out = left_out(self.summary.get("cycles", []))
+        self.members = [*first, *(t for i, t in enumerate(self.tickets, 1) if i not in out)]
         if data_dir:
             config.runtime.data_dir = data_dir
         check_config_values(config)
